@@ -1,0 +1,73 @@
+# The settings of all three scripts: edit the values, then run the scripts. All paths are
+# relative to the working directory, so a second experiment is a second directory.
+
+# import the necessary packages
+import os
+
+import joblib
+import torch
+
+# path to the original dataset
+DATA_PATH = "Food-11"
+# base path of the dataset reorganized into class folders
+BASE_PATH = "dataset"
+# the training, validation and test splits
+TRAIN = os.path.join(BASE_PATH, "training")
+VAL = os.path.join(BASE_PATH, "validation")
+TEST = os.path.join(BASE_PATH, "evaluation")
+
+# class labels, in the order of the class index that begins each file name; a slash makes a
+# folder in a folder, and the report then reads the outer one
+CLASSES = [
+    "Bread",
+    "Dairy_product",
+    "Dessert",
+    "Egg",
+    "Fried_food",
+    "Meat",
+    "Noodles/Pasta",
+    "Rice",
+    "Seafood",
+    "Soup",
+    "Vegetable/Fruit",
+]
+
+# mean and standard deviation of the ImageNet images, per RGB channel, on a scale from 0 to 1
+MEAN = [0.485, 0.456, 0.406]
+STD = [0.229, 0.224, 0.225]
+# side in pixels of the square images that the network takes
+IMAGE_SIZE = 224
+
+# where the network runs: on the CUDA GPUs where there are any ("cuda:1" takes that one alone),
+# else on Apple's MPS, else on the CPU
+if torch.cuda.is_available():
+    DEVICE = torch.device("cuda")
+elif torch.backends.mps.is_available():
+    DEVICE = torch.device("mps")
+else:
+    DEVICE = torch.device("cpu")
+
+# start from the ImageNet weights (False: from random ones)
+PRETRAINED = True
+# images in a training batch, per GPU; a CPU gets fewer, as 128 take 9 to 17 GB of memory there
+LOCAL_BATCH_SIZE = 32 if DEVICE.type == "cpu" else 128
+# images in an inference batch, per GPU
+PRED_BATCH_SIZE = 4
+# passes over the training images
+EPOCHS = 20
+# learning rate, multiplied by the number of GPUs
+LR = 0.0001
+# fixes the weights drawn at random, the order of the images and their augmentation
+SEED = 42
+# processes that load images: one per CPU that this process may use, which in a container is
+# fewer than the host has
+NUM_WORKERS = joblib.cpu_count()
+
+# the products of the scripts: training plot, trained weights, classification report, confusion
+# matrix, pictures with their predictions, and the state that an unfinished training resumes from
+PLOT_PATH = os.path.join("output", "model_training.png")
+MODEL_PATH = os.path.join("output", "food_classifier.pth")
+REPORT_PATH = os.path.join("output", "classification_report.txt")
+CONFUSION_PATH = os.path.join("output", "confusion_matrix.png")
+RESULTS_PATH = os.path.join("output", "results.png")
+CHECKPOINT_PATH = os.path.join("output", "checkpoint.pth")

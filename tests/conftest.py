@@ -1,0 +1,80 @@
+import colorsys
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pyimagesearch import config
+
+# no test opens a window, whatever screen there is
+os.environ["MPLBACKEND"] = "Agg"
+# small networks gain nothing from threads, and on a busy machine these wait for each other
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
+
+PROJECT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def fresh_config(tmp_path, monkeypatch):
+    """Run each test in an empty directory, and undo what it changes in config."""
+    monkeypatch.chdir(tmp_path)
+    for name in dir(config):
+        if name.isupper():
+            monkeypatch.setattr(config, name, getattr(config, name))
+    config.NUM_WORKERS = 0
+    torch.manual_seed(0)
+
+
+def draw_image(path, classIndex, seed=0, size=(40, 32)):
+    """Save a noisy picture in a colour of its class."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    colour = np.array(colorsys.hsv_to_rgb(classIndex / 11, 1, 0.8)) * 255
+    noise = np.random.default_rng(seed).normal(0, 20, (*size[::-1], 3))
+    Image.fromarray((colour + noise).clip(0, 255).astype(np.uint8)).save(path)
+
+
+def draw_food11(root, counts=None, numClasses=11):
+    """Draw a data set in Food-11's layout; counts: images per class in each split."""
+    for split, count in (counts or {"training": 3, "validation": 2, "evaluation": 2}).items():
+        for classIndex in range(numClasses):
+            for number in range(count):
+                draw_image(root / split / f"{classIndex}_{number}.jpg", classIndex, number)
+
+
+def draw_class_folders(root, classes=("Bread", "Egg", "Soup"), counts=(5, 3, 3)):
+    """Draw a prepared data set; counts: images per class in training, validation, evaluation."""
+    for split, count in zip(("training", "validation", "evaluation"), counts, strict=True):
+        for classIndex, name in enumerate(classes):
+            for number in range(count):
+                draw_image(root / split / name / f"{number}.jpg", classIndex * 3, number)
+
+
+def run_script(name, *flags, cwd=".", pythonFlags=("-W", "error"), env=None):
+    """Run one of the three scripts in cwd as a user would; return the CompletedProcess."""
+    return subprocess.run(
+        [sys.executable, *pythonFlags, PROJECT / name, *flags],
+        cwd=cwd,
+        env={**os.environ, **(env or {})},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+class TinyNet(torch.nn.Module):
+    """A base network like DenseNet121 in what FoodClassifier needs, but quick."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 8, 3)
+        self.norm = torch.nn.BatchNorm2d(8)
+        self.classifier = torch.nn.Linear(8, 1000)
+
+    def forward(self, x):
+        return self.classifier(self.norm(self.conv(x)).relu().mean((2, 3)))

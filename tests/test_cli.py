@@ -1,0 +1,59 @@
+import sys
+
+import pytest
+
+from pyimagesearch import cli, config
+
+
+def parse(monkeypatch, settings, *flags):
+    monkeypatch.setattr(sys, "argv", ["script.py", *flags])
+    return cli.parse_args(cli.make_parser("A script.", settings))
+
+
+def test_flags_override_config_for_this_run(monkeypatch):
+    before = config.LOCAL_BATCH_SIZE
+    flags = "--image-size 64 --epochs 3 --lr 1e-3 --num-workers 0 --seed 7 --no-pretrained"
+    parse(monkeypatch, list(cli.SETTINGS), *flags.split())
+    assert (config.IMAGE_SIZE, config.EPOCHS, config.LR, config.SEED) == (64, 3, 0.001, 7)
+    assert config.NUM_WORKERS == 0
+    assert config.PRETRAINED is False
+    assert config.LOCAL_BATCH_SIZE == before
+
+
+def test_config_holds_where_no_flag_is_given(monkeypatch):
+    config.EPOCHS = 5
+    parse(monkeypatch, ["EPOCHS"])
+    assert config.EPOCHS == 5
+
+
+def test_help_gives_each_flag_with_its_default(monkeypatch, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        parse(monkeypatch, list(cli.SETTINGS), "--help")
+    text = " ".join(capsys.readouterr().out.split())
+    assert "A script." in text
+    for name, (*_, meaning) in cli.SETTINGS.items():
+        assert f"--{name.lower().replace('_', '-')}" in text
+        assert f"{meaning} (default: {getattr(config, name)})" in text
+    assert "--no-pretrained" in text
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--epochs", "0"],
+        ["--epochs", "2.5"],
+        ["--lr", "0"],
+        ["--lr", "nan"],
+        ["--lr", "fast"],
+        ["--image-size", "31"],
+        ["--bogus"],
+    ],
+)
+def test_a_wrong_flag_ends_in_one_line_and_status_2(monkeypatch, capsys, flags):
+    with pytest.raises(SystemExit) as stop:
+        parse(monkeypatch, list(cli.SETTINGS), *flags)
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("[ERROR] ")
+    assert flags[0] in error
+    assert error.count("\n") == 1
