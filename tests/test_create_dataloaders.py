@@ -1,0 +1,130 @@
+import inspect
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import draw_class_folders, draw_image
+from PIL import Image
+from torchvision import datasets
+
+import distributed_inference
+import train_distributed
+from pyimagesearch import config, create_dataloaders
+from pyimagesearch.create_dataloaders import get_dataloader, load_image
+from pyimagesearch.errors import UserError
+
+
+def test_get_dataloader_has_the_signature_of_the_tutorial():
+    parameters = inspect.signature(get_dataloader).parameters
+    assert list(parameters) == ["rootDir", "transforms", "bs", "shuffle"]
+    assert parameters["shuffle"].default is True
+
+
+@pytest.mark.parametrize("numWorkers", [0, 2])
+def test_loader_yields_normalized_float_images_and_class_indices(numWorkers):
+    draw_class_folders(Path("dataset"), counts=(3, 1, 1))
+    (config.NUM_WORKERS, config.IMAGE_SIZE) = (numWorkers, 48)
+    (ds, loader) = get_dataloader(config.TRAIN, create_dataloaders.train_transform(), bs=4)
+    assert isinstance(ds, datasets.ImageFolder)
+    batches = list(loader)
+    assert [len(y) for _, y in batches] == [4, 4, 1]
+    (x, y) = batches[0]
+    assert x.shape == (4, 3, 48, 48)
+    assert (x.dtype, y.dtype) == (torch.float32, torch.int64)
+    # what black and white become
+    assert x.min() >= (0 - 0.485) / 0.229 - 1e-5
+    assert x.max() <= (1 - 0.406) / 0.225 + 1e-5
+    assert x.min() < -1 < 1 < x.max()
+
+
+def test_loader_keeps_the_order_of_paths_unless_it_shuffles():
+    draw_class_folders(Path("dataset"), counts=(12, 1, 1))
+    transform = create_dataloaders.test_transform()
+    (ds, ordered) = get_dataloader(config.TRAIN, transform, bs=5, shuffle=False)
+    assert torch.cat([y for _, y in ordered]).tolist() == ds.targets
+    (_, shuffled) = get_dataloader(config.TRAIN, transform, bs=5)
+    labels = torch.cat([y for _, y in shuffled]).tolist()
+    assert labels != ds.targets
+    assert sorted(labels) == ds.targets
+
+
+def test_memory_is_pinned_for_cuda_and_for_nothing_else():
+    draw_class_folders(Path("dataset"))
+    for name in ("cuda", "cuda:1", "cpu", "mps"):
+        config.DEVICE = torch.device(name)
+        (_, loader) = get_dataloader(config.TRAIN, None, bs=1)
+        assert loader.pin_memory == name.startswith("cuda")
+
+
+def test_transforms_are_those_of_the_tutorial():
+    config.IMAGE_SIZE = 48
+    names = [type(t).__name__ for t in create_dataloaders.train_transform().transforms]
+    assert names == [
+        "RandomResizedCrop",
+        "RandomHorizontalFlip",
+        "RandomRotation",
+        "ToTensor",
+        "Normalize",
+    ]
+    (resize, _, normalize) = create_dataloaders.test_transform().transforms
+    assert resize.size == (48, 48)
+    assert (normalize.mean, normalize.std) == (config.MEAN, config.STD)
+
+
+def test_validation_and_inference_see_an_image_alike(monkeypatch):
+    config.IMAGE_SIZE = 48
+    draw_class_folders(Path("dataset"), counts=(1, 1, 1))
+    (_, (valDS, _), (testDS, _)) = train_distributed.get_dataloaders(2)
+    (x, y, _) = distributed_inference.get_test_batch(3)
+    fromFiles = distributed_inference.read_images([path for path, _ in testDS.samples])
+    assert repr(valDS.transform) == repr(testDS.transform)
+    for image, label in testDS:
+        assert torch.equal(x[y == label][0], image)
+        assert torch.equal(fromFiles[label], image)
+
+
+def test_get_classes_names_and_orders_as_image_folder_does():
+    config.CLASSES = ["Soup", "Bread", "Noodles/Pasta"]
+    for label in config.CLASSES:
+        draw_image(Path("dataset/training") / label / "0.jpg", 0)
+    assert create_dataloaders.get_classes() == datasets.ImageFolder(config.TRAIN).classes
+
+
+def test_load_image_reads_every_mode_as_the_same_rgb():
+    grey = np.arange(0, 256, 8, dtype=np.uint8).repeat(32).reshape(32, 32)
+    image = Image.fromarray(grey)
+    transparent = image.convert("P")
+    transparent.info["transparency"] = bytes(256)
+    for name, variant in {
+        "grey 1.PNG": image,
+        "rgba.png": image.convert("RGBA"),
+        "palette.png": image.convert("P"),
+        "transparent.png": transparent,
+        "sixteen.png": Image.fromarray(grey.astype(np.uint16) * 257),
+        "sixteen.tif": Image.fromarray(grey.astype(np.uint16) * 257),
+        "cmyk.tif": image.convert("RGB").convert("CMYK"),
+        "größe.bmp": image.convert("RGB"),
+    }.items():
+        variant.save(name)
+        loaded = load_image(name)
+        assert loaded.mode == "RGB", name
+        assert np.abs(np.asarray(loaded)[:, :, 0].astype(int) - grey).max() <= 1, name
+
+
+def test_load_image_turns_a_photograph_upright():
+    image = Image.fromarray(np.zeros((20, 30, 3), np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # orientation: turn by a quarter
+    image.save("turned.jpg", exif=exif)
+    assert load_image("turned.jpg").size == (20, 30)
+
+
+def test_load_image_names_a_broken_file():
+    draw_image(Path("whole.jpg"), 0)
+    Path("half.jpg").write_bytes(Path("whole.jpg").read_bytes()[:500])
+    Path("text.png").write_text("no image")
+    Path("empty.png").write_bytes(b"")
+    for name in ("half.jpg", "text.png", "empty.png"):
+        with pytest.raises(UserError, match=name):
+            load_image(name)

@@ -1,0 +1,91 @@
+import inspect
+
+import pytest
+import torch
+from conftest import TinyNet
+from torch import nn
+from torchvision.models import densenet121
+
+from pyimagesearch import devices
+from pyimagesearch.food_classifier import FoodClassifier, freeze_batch_norm
+
+
+def train_steps(model, steps=3, size=32):
+    opt = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=0.01)
+    for _ in range(steps):
+        model.train()
+        loss = nn.functional.cross_entropy(model(torch.randn(4, 3, size, size)), torch.arange(4))
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+
+
+def batch_norm_state(model):
+    return {
+        f"{name}.{key}": tensor.clone()
+        for name, module in model.named_modules()
+        if isinstance(module, nn.BatchNorm2d)
+        for key, tensor in module.state_dict().items()
+    }
+
+
+def test_puts_a_linear_layer_on_the_features_of_densenet():
+    assert list(inspect.signature(FoodClassifier).parameters) == ["baseModel", "numClasses"]
+    baseModel = densenet121(weights=None)
+    model = FoodClassifier(baseModel, 11).eval()
+    assert model.baseModel is baseModel
+    assert isinstance(model.baseModel.classifier, nn.Identity)
+    assert (model.classifier.in_features, model.classifier.out_features) == (1024, 11)
+    logits = model(torch.randn(2, 3, 64, 64))
+    assert logits.shape == (2, 11)
+    assert logits.dtype == torch.float32
+
+
+def test_state_dict_has_the_keys_of_the_tutorial():
+    expected = {f"baseModel.{key}" for key in densenet121(weights=None).state_dict()}
+    expected -= {"baseModel.classifier.weight", "baseModel.classifier.bias"}
+    expected |= {"classifier.weight", "classifier.bias"}
+    baseModel = densenet121(weights=None)
+    freeze_batch_norm(baseModel)
+    assert set(FoodClassifier(baseModel, 5).state_dict()) == expected
+
+
+def test_forward_runs_under_autocast_by_itself(monkeypatch):
+    monkeypatch.setattr(devices, "compute_dtype", lambda device: torch.bfloat16)
+    model = FoodClassifier(TinyNet(), 5)
+    seen = []
+    model.baseModel.conv.register_forward_hook(lambda *args: seen.append(args[-1].dtype))
+    assert model(torch.randn(2, 3, 8, 8)).dtype == torch.float32
+    assert seen == [torch.bfloat16]
+
+
+def test_frozen_batch_norm_stays_bit_for_bit_while_convolutions_train():
+    baseModel = densenet121(weights=None)
+    freeze_batch_norm(baseModel)
+    model = FoodClassifier(baseModel, 4)
+    (before, conv) = (batch_norm_state(model), baseModel.features.conv0.weight.clone())
+    train_steps(model)
+    after = batch_norm_state(model)
+    assert len(after) == 121 * 5
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert not torch.equal(conv, baseModel.features.conv0.weight)
+
+
+def test_train_does_not_thaw_frozen_batch_norm():
+    baseModel = TinyNet()
+    freeze_batch_norm(baseModel)
+    model = FoodClassifier(baseModel, 4)
+    assert model.train() is model
+    assert model.training
+    assert model.baseModel.conv.training
+    assert not model.baseModel.norm.training
+    assert not model.baseModel.norm.weight.requires_grad
+    assert not model.eval().training
+
+
+@pytest.mark.parametrize("key", ["norm.weight", "norm.bias", "norm.running_mean"])
+def test_batch_norm_that_is_not_frozen_trains(key):
+    model = FoodClassifier(TinyNet(), 4)
+    before = model.baseModel.state_dict()[key].clone()
+    train_steps(model)
+    assert not torch.equal(before, model.baseModel.state_dict()[key])

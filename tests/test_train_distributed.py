@@ -1,0 +1,171 @@
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TinyNet, draw_class_folders
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torchvision.models import densenet121
+
+import train_distributed
+from pyimagesearch import config, create_dataloaders, devices, files, reporting
+from pyimagesearch.create_dataloaders import get_dataloader
+from pyimagesearch.errors import UserError
+from pyimagesearch.food_classifier import FoodClassifier
+
+
+@pytest.fixture
+def tinyRun(monkeypatch):
+    """Set up a run of train_distributed.py that takes a second: little data, a small network."""
+    draw_class_folders(Path("dataset"))
+    monkeypatch.setattr(train_distributed, "densenet121", lambda weights: TinyNet())
+    monkeypatch.setattr(devices, "compute_dtype", lambda device: torch.float32)
+    flags = "--image-size 32 --epochs 2 --num-workers 0 --local-batch-size 4 --no-pretrained"
+    monkeypatch.setattr("sys.argv", ["train_distributed.py", *flags.split()])
+
+
+@pytest.fixture
+def hubCache(tmp_path, monkeypatch):
+    """Put a state dict where torch hub caches the ImageNet weights; return it."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    state = densenet121(weights=None).state_dict()
+    # statistics unlike those of an untrained network
+    state = {k: v + 0.5 if k.endswith("running_mean") else v for k, v in state.items()}
+    cachePath = tmp_path / "torch/hub/checkpoints/densenet121-a639ec97.pth"
+    cachePath.parent.mkdir(parents=True)
+    torch.save(state, cachePath)
+    return state
+
+
+def test_imagenet_weights_come_from_the_hub_and_batch_norm_is_frozen(hubCache):
+    config.PRETRAINED = True
+    baseModel = train_distributed.build_model(5).baseModel
+    state = baseModel.state_dict()
+    for key in set(hubCache) - {"classifier.weight", "classifier.bias"}:
+        assert torch.equal(state[key].cpu(), hubCache[key]), key
+    norms = [m for m in baseModel.train().modules() if isinstance(m, nn.BatchNorm2d)]
+    assert not any(p.requires_grad for norm in norms for p in norm.parameters())
+    assert baseModel.features.conv0.weight.requires_grad
+
+
+def test_random_weights_train_batch_norm_too():
+    config.PRETRAINED = False
+    model = train_distributed.build_model(5)
+    assert all(p.requires_grad for p in model.parameters())
+    assert model.classifier.out_features == 5
+
+
+def test_training_loss_and_accuracy_are_means_over_images(monkeypatch):
+    monkeypatch.setattr(devices, "compute_dtype", lambda device: torch.float32)
+    config.IMAGE_SIZE = 32
+    # 15 images in batches of 4: the last has 3
+    draw_class_folders(Path("dataset"))
+    transform = create_dataloaders.test_transform()
+    (ds, loader) = get_dataloader(config.TRAIN, transform, bs=4, shuffle=False)
+    model = FoodClassifier(TinyNet(), 3).to(config.DEVICE)
+    (losses, hits, twin) = ([], [], FoodClassifier(TinyNet(), 3).to(config.DEVICE))
+    twin.load_state_dict(model.state_dict())
+    twinOpt = torch.optim.SGD(twin.parameters(), lr=0.1)
+    for batch in torch.arange(15).split(4):
+        x = torch.stack([ds[i][0] for i in batch]).to(config.DEVICE)
+        y = torch.tensor([ds[i][1] for i in batch]).to(config.DEVICE)
+        logits = twin(x)
+        losses += cross_entropy(logits, y, reduction="none").tolist()
+        hits += (logits.argmax(1) == y).tolist()
+        twinOpt.zero_grad()
+        cross_entropy(logits, y).backward()
+        twinOpt.step()
+
+    opt = torch.optim.SGD(model.parameters(), lr=0.1)
+    scaler = torch.amp.GradScaler(config.DEVICE.type, enabled=False)
+    (loss, accuracy) = train_distributed.train_one_epoch(
+        model, loader, nn.CrossEntropyLoss(), opt, scaler
+    )
+    assert loss == pytest.approx(sum(losses) / 15, rel=1e-5)
+    assert accuracy == pytest.approx(sum(hits) / 15)
+
+
+def test_evaluation_is_a_mean_over_images_and_changes_nothing(monkeypatch):
+    monkeypatch.setattr(devices, "compute_dtype", lambda device: torch.float32)
+    config.IMAGE_SIZE = 32
+    draw_class_folders(Path("dataset"))
+    transform = create_dataloaders.test_transform()
+    (ds, loader) = get_dataloader(config.TRAIN, transform, bs=4, shuffle=False)
+    model = FoodClassifier(TinyNet(), 3).to(config.DEVICE)
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    (loss, accuracy, preds) = train_distributed.evaluate(model, loader, nn.CrossEntropyLoss())
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    with torch.no_grad():
+        logits = model(torch.stack([x for x, _ in ds]).to(config.DEVICE)).cpu()
+    y = torch.tensor(ds.targets)
+    assert loss == pytest.approx(cross_entropy(logits, y).item(), rel=1e-5)
+    assert preds.tolist() == logits.argmax(1).tolist()
+    assert accuracy == pytest.approx((logits.argmax(1) == y).float().mean().item())
+
+
+@pytest.mark.parametrize("split", ["validation", "evaluation"])
+def test_a_class_that_one_split_lacks_stops_the_run(tinyRun, split):
+    for path in Path("dataset", split, "Egg").iterdir():
+        path.unlink()
+    Path("dataset", split, "Egg").rmdir()
+    with pytest.raises(UserError, match=f"dataset.{split} .*Egg"):
+        train_distributed.main()
+
+
+def test_a_last_batch_that_batch_norm_cannot_train_on_stops_the_run(tinyRun, monkeypatch):
+    flags = "--image-size 60 --local-batch-size 7 --num-workers 0 --no-pretrained"
+    monkeypatch.setattr("sys.argv", ["train_distributed.py", *flags.split()])
+    with pytest.raises(UserError, match="LOCAL_BATCH_SIZE"):
+        train_distributed.main()
+
+
+def test_batch_and_learning_rate_grow_with_the_gpus(tinyRun, monkeypatch, capsys):
+    seen = []
+    train = train_distributed.train
+
+    def train_and_note(model, trainLoader, valLoader, lossFunc, learningRate):
+        seen.append((type(model), trainLoader.batch_size, learningRate))
+        return train(model, trainLoader, valLoader, lossFunc, learningRate)
+
+    monkeypatch.setattr(train_distributed, "train", train_and_note)
+    for numGPU in (0, 1, 2):
+        monkeypatch.setattr(devices, "count_gpus", lambda count=numGPU: count)
+        train_distributed.main()
+        out = capsys.readouterr().out
+        assert f"[INFO] number of GPUs found: {numGPU}...\n" in out
+        assert f"[INFO] using a batch size of {4 * max(numGPU, 1)}...\n" in out
+        # the plain model's keys, DataParallel or not
+        keys = set(files.load_state(config.MODEL_PATH))
+        assert keys == set(FoodClassifier(TinyNet(), 3).state_dict())
+    assert seen == [
+        (FoodClassifier, 4, config.LR),
+        (FoodClassifier, 4, config.LR),
+        (nn.DataParallel, 8, config.LR * 2),
+    ]
+
+
+def test_learning_rate_falls_to_a_tenth_every_ten_epochs(tinyRun, monkeypatch):
+    rates = []
+    train_one_epoch = train_distributed.train_one_epoch
+
+    def train_and_note(model, loader, lossFunc, opt, scaler):
+        rates.append(opt.param_groups[0]["lr"])
+        return train_one_epoch(model, loader, lossFunc, opt, scaler)
+
+    monkeypatch.setattr(train_distributed, "train_one_epoch", train_and_note)
+    monkeypatch.setattr("sys.argv", ["train_distributed.py", "--epochs", "21", "--no-pretrained"])
+    train_distributed.main()
+    assert rates == pytest.approx([1e-4] * 10 + [1e-5] * 10 + [1e-6])
+
+
+def test_weights_are_on_disk_before_report_and_plot_are_tried(tinyRun, monkeypatch):
+    def fail(*args):
+        assert Path(config.MODEL_PATH).exists()
+        raise ZeroDivisionError
+
+    for name in ("save_report", "plot_confusion", "plot_history"):
+        with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+            patch.setattr(reporting, name, fail)
+            train_distributed.main()
+        files.load_state(config.MODEL_PATH)
+        Path(config.MODEL_PATH).unlink()
