@@ -1,0 +1,26 @@
+# make demo   the three scripts on a drawn sample, on any machine, in some minutes
+# make test   style check and tests
+
+PYTHON ?= python3
+# Windows puts the programs of a virtual environment elsewhere
+BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
+
+.PHONY: demo test
+
+demo: .venv/run
+	$(BIN)/python prepare_dataset.py --sample
+	$(BIN)/python train_distributed.py --no-pretrained --image-size 64 --epochs 12 --lr 0.001
+	$(BIN)/python distributed_inference.py --image-size 64
+
+test: .venv/test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest -q
+
+# each file marks an installed list of requirements
+.venv/run: requirements.txt
+.venv/test: tests/requirements.txt requirements.txt
+.venv/%:
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --requirement $<
+	touch $@
