@@ -5,15 +5,25 @@ import torch
 from torchvision.models import densenet121
 
 from pyimagesearch import cli, config, create_dataloaders, devices, files, reporting
-from pyimagesearch.errors import run
+from pyimagesearch.errors import UserError, run
 from pyimagesearch.food_classifier import FoodClassifier
 
 
 def load_model(numClasses):
-    """Return the trained FoodClassifier, ready to predict, on all of config.DEVICE."""
+    """Return the trained FoodClassifier, ready to predict, on all devices.
+
+    Raises UserError if MODEL_PATH does not hold its weights.
+    """
     # no ImageNet weights: the trained state overwrites them
     model = FoodClassifier(densenet121(weights=None), numClasses)
-    model.load_state_dict(files.load_state(config.MODEL_PATH))
+    state = files.load_state(config.MODEL_PATH)
+    try:
+        model.load_state_dict(state)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{config.MODEL_PATH}: not the weights of a FoodClassifier for {numClasses} classes "
+            f"({str(error).splitlines()[-1].strip()}); train with this config.py and data set"
+        ) from error
     return devices.wrap_model(model).eval()
 
 
@@ -47,6 +57,7 @@ def main():
         "imagePaths", nargs="*", metavar="IMAGE", help="files to classify instead of test images"
     )
     args = cli.parse_args(parser)
+    files.make_folder(config.RESULTS_PATH)
     torch.manual_seed(config.SEED)
 
     print(f"[INFO] number of GPUs found: {devices.count_gpus()}...")
@@ -77,4 +88,4 @@ def main():
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, goOn="nothing was lost, run it again")

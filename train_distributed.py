@@ -1,6 +1,8 @@
 """Step 2: fine-tune DenseNet121 on the prepared photographs, and report on the test set."""
 
 # import the necessary packages
+import math
+import os
 import time
 
 import torch
@@ -8,9 +10,11 @@ from torch import nn, optim
 from torchvision.models import DenseNet121_Weights, densenet121
 from tqdm import tqdm
 
-from pyimagesearch import cli, config, create_dataloaders, devices, files, reporting
+from pyimagesearch import checkpoint, cli, config, create_dataloaders, devices, files, reporting
 from pyimagesearch.errors import UserError, run
 from pyimagesearch.food_classifier import FoodClassifier, freeze_batch_norm
+
+DIVERGED = "the checkpoint of the epoch before is kept; start again with a lower --lr"
 
 
 def get_dataloaders(batchSize):
@@ -43,20 +47,36 @@ def get_dataloaders(batchSize):
     return (trainDS, trainLoader), (valDS, valLoader), (testDS, testLoader)
 
 
-def build_model(numClasses):
-    """Return the FoodClassifier to train, on config.DEVICE and wrapped for all its devices."""
-    weights = DenseNet121_Weights.IMAGENET1K_V1 if config.PRETRAINED else None
-    baseModel = densenet121(weights=weights)
-    if config.PRETRAINED:
-        # the statistics of ImageNet serve better than those of small batches
-        freeze_batch_norm(baseModel)
-    return devices.wrap_model(FoodClassifier(baseModel, numClasses))
+def load_base_model():
+    """Return DenseNet121 with the ImageNet weights, or random ones if PRETRAINED is False.
+
+    Raises UserError if the ImageNet weights cannot be had.
+    """
+    if not config.PRETRAINED:
+        return densenet121(weights=None)
+    weights = DenseNet121_Weights.IMAGENET1K_V1
+    try:
+        baseModel = densenet121(weights=weights)
+    # no network, no room, a damaged file: each raises something else
+    except Exception as error:
+        folder = os.path.join(torch.hub.get_dir(), "checkpoints")
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"the ImageNet weights cannot be downloaded or read ({reason}); place {weights.url} "
+            f"in {folder} by hand, or start from random weights with --no-pretrained"
+        ) from error
+    # their statistics serve better than those of small batches
+    freeze_batch_norm(baseModel)
+    return baseModel
 
 
-def train_one_epoch(model, loader, lossFunc, opt, scaler):
-    """Take one pass over loader; return mean loss and accuracy over its images."""
+def train_one_epoch(model, loader, lossFunc, opt, scaler, epoch):
+    """Take one pass over loader; return mean loss and accuracy over its images.
+
+    Raises UserError if the loss stops being a number; epoch, from 1, is for that message.
+    """
     model.train()
-    (totalLoss, correct, count) = (0, 0, 0)
+    (losses, correct, count) = ([], 0, 0)
     for x, y in loader:
         (x, y) = (x.to(config.DEVICE), y.to(config.DEVICE))
         pred = model(x)
@@ -66,11 +86,15 @@ def train_one_epoch(model, loader, lossFunc, opt, scaler):
         scaler.step(opt)
         scaler.update()
         opt.zero_grad()
-        # the sums stay on the device: to read them out at each step would make it wait
-        totalLoss += loss.detach() * len(y)
+        # all sums stay on the device: to read them out at each step would make it wait
+        losses.append(loss.detach() * len(y))
         correct += (pred.argmax(1) == y).sum()
         count += len(y)
-    return float(totalLoss) / count, float(correct) / count
+    losses = torch.stack(losses).cpu()
+    if not losses.isfinite().all():
+        step = int(losses.isfinite().int().argmin()) + 1
+        raise UserError(f"the loss is not a number at step {step} of epoch {epoch}; {DIVERGED}")
+    return float(losses.sum()) / count, float(correct) / count
 
 
 def evaluate(model, loader, lossFunc):
@@ -88,22 +112,40 @@ def evaluate(model, loader, lossFunc):
     return float(totalLoss) / len(preds), float(correct) / len(preds), preds
 
 
-def train(model, trainLoader, valLoader, lossFunc, learningRate):
-    """Train model for config.EPOCHS epochs; return the history H, a value per epoch each of
-    train_loss, train_acc, val_loss and val_acc."""
-    opt = optim.Adam(model.parameters(), lr=learningRate)
-    # fp16 alone needs its gradients scaled
+def train(model, trainLoader, valLoader, lossFunc, resume):
+    """Train model until config.EPOCHS epochs are done, with a checkpoint after each.
+
+    Returns the history H: a list with a value per epoch for each of train_loss, train_acc,
+    val_loss and val_acc. With resume, the epochs of the checkpoint are not done again.
+    """
+    opt = optim.Adam(model.parameters(), lr=config.LR * devices.count_devices())
+    # of all precisions, fp16 alone needs scaled gradients
     scaler = torch.amp.GradScaler(
         config.DEVICE.type, enabled=devices.compute_dtype(config.DEVICE) == torch.float16
     )
     lrScheduler = optim.lr_scheduler.StepLR(opt, step_size=10, gamma=0.1)
-    H = {"train_loss": [], "train_acc": [], "val_loss": [], "val_acc": []}
-    for e in tqdm(range(config.EPOCHS)):
-        (trainLoss, trainAcc) = train_one_epoch(model, trainLoader, lossFunc, opt, scaler)
+    parts = {
+        "model": devices.unwrap_model(model),
+        "opt": opt,
+        "scaler": scaler,
+        "lrScheduler": lrScheduler,
+    }
+    classes = trainLoader.dataset.classes
+    (done, H) = checkpoint.begin_training(parts, classes, resume)
+    for e in tqdm(range(done, config.EPOCHS), initial=done, total=config.EPOCHS):
+        # order and augmentation of the images depend on the seed and the epoch alone, so that a
+        # resumed training is the same as an uninterrupted one
+        torch.manual_seed(config.SEED + e + 1)
+        (trainLoss, trainAcc) = train_one_epoch(
+            model, trainLoader, lossFunc, opt, scaler, epoch=e + 1
+        )
         (valLoss, valAcc, _) = evaluate(model, valLoader, lossFunc)
+        if not math.isfinite(valLoss):
+            raise UserError(f"the validation loss of epoch {e + 1} is not a number; {DIVERGED}")
         lrScheduler.step()
         for name, value in zip(H, (trainLoss, trainAcc, valLoss, valAcc), strict=True):
             H[name].append(value)
+        checkpoint.save_checkpoint(parts, e + 1, H, classes)
         # print() would break the progress bar
         tqdm.write(f"[INFO] EPOCH: {e + 1}/{config.EPOCHS}")
         tqdm.write(f"Train loss: {trainLoss:.6f}, Train accuracy: {trainAcc:.4f}")
@@ -112,12 +154,15 @@ def train(model, trainLoader, valLoader, lossFunc, learningRate):
 
 
 def main():
-    cli.parse_args(
-        cli.make_parser(
-            __doc__,
-            ["IMAGE_SIZE", "LOCAL_BATCH_SIZE", "EPOCHS", "LR", "SEED", "NUM_WORKERS", "PRETRAINED"],
-        )
+    parser = cli.make_parser(
+        __doc__,
+        ["IMAGE_SIZE", "LOCAL_BATCH_SIZE", "EPOCHS", "LR", "SEED", "NUM_WORKERS", "PRETRAINED"],
     )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on after the last epoch of an unfinished run"
+    )
+    args = cli.parse_args(parser)
+    files.make_folder(config.CHECKPOINT_PATH)
     torch.manual_seed(config.SEED)
 
     print(f"[INFO] number of GPUs found: {devices.count_gpus()}...")
@@ -125,12 +170,12 @@ def main():
     print(f"[INFO] using a batch size of {batchSize}...")
     ((trainDS, trainLoader), (_, valLoader), (testDS, testLoader)) = get_dataloaders(batchSize)
 
-    model = build_model(len(trainDS.classes))
+    model = devices.wrap_model(FoodClassifier(load_base_model(), len(trainDS.classes)))
     lossFunc = nn.CrossEntropyLoss()
 
     print("[INFO] training the network...")
     startTime = time.time()
-    H = train(model, trainLoader, valLoader, lossFunc, config.LR * devices.count_devices())
+    H = train(model, trainLoader, valLoader, lossFunc, args.resume)
     print(f"[INFO] total time taken to train the model: {time.time() - startTime:.2f}s")
     # first of all, so that no error in what follows can lose them
     files.save_state(devices.unwrap_model(model).state_dict(), config.MODEL_PATH)
@@ -143,4 +188,4 @@ def main():
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, goOn="the same command with --resume goes on after the last finished epoch")

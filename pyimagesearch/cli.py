@@ -2,9 +2,13 @@
 
 # import the necessary packages
 import argparse
+import math
 from functools import partial
 
+import torch
+
 from . import config
+from .errors import UserError
 
 # the settings that have a flag: type, smallest and largest value, meaning
 SETTINGS = {
@@ -27,23 +31,79 @@ class Parser(argparse.ArgumentParser):
 
 
 def read_setting(name, text):
-    """Return the value of the numeric setting name that text stands for.
+    """Return the value that text stands for as a value of the setting name.
 
     Raises ArgumentTypeError where it is of another type or out of range.
     """
     (kind, low, high, _) = SETTINGS[name]
     try:
-        value = kind(text)
-    except ValueError:
-        value = None
-    if value is None or not low <= value <= high:
-        noun = "a whole number" if kind is int else "a number"
-        raise argparse.ArgumentTypeError(f"must be {noun} from {low} to {high}, not {text!r}")
-    return value
+        value = {"True": True, "False": False}[text] if kind is bool else kind(text)
+        if low <= value <= high:
+            return value
+    except (KeyError, ValueError):
+        pass
+    noun = {int: "a whole number", float: "a number", bool: "a truth value"}[kind]
+    raise argparse.ArgumentTypeError(f"must be {noun} from {low} to {high}, not {text!r}")
+
+
+def is_device(value):
+    """Return whether value is a torch.device that this machine has."""
+    try:
+        return isinstance(value, torch.device) and torch.empty(0, device=value) is not None
+    # the backends raise an error each of their own
+    except Exception:
+        return False
+
+
+def is_list(value, length, isEntry):
+    """Return whether value is a list of at least length entries, each of which passes isEntry."""
+    return isinstance(value, (list, tuple)) and len(value) >= length and all(map(isEntry, value))
+
+
+def is_number(value):
+    """Return whether value is a finite number."""
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def is_path(value):
+    """Return whether value is a string that names a file or folder."""
+    return isinstance(value, str) and value.strip("./ ") != ""
+
+
+def is_label(value):
+    """Return whether value is a string that names a folder, or with slashes folders."""
+    return isinstance(value, str) and all(map(is_path, value.split("/")))
+
+
+def check_config():
+    """Raise UserError for a constant of config.py of the wrong type or out of range."""
+    for name in SETTINGS:
+        try:
+            setattr(config, name, read_setting(name, str(getattr(config, name))))
+        except argparse.ArgumentTypeError as error:
+            raise UserError(f"{name} in config.py {error}") from error
+    rules = {
+        "DEVICE": (is_device, "a torch.device that this machine has"),
+        "CLASSES": (lambda value: is_list(value, 2, is_label), "a list of two labels or more"),
+        "MEAN": (lambda value: is_list(value, 3, is_number), "a list of three numbers"),
+        "STD": (
+            lambda value: is_list(value, 3, is_number) and min(value) > 0,
+            "a list of three numbers above 0",
+        ),
+    }
+    rules.update({name: (is_path, "a path") for name in dir(config) if name.endswith("_PATH")})
+    for name, (isRight, noun) in rules.items():
+        value = getattr(config, name)
+        if not isRight(value):
+            raise UserError(f"{name} in config.py must be {noun}, not {value!r}")
 
 
 def make_parser(description, settings):
-    """Return a Parser with a flag for each of settings, names of constants in config.py."""
+    """Return a Parser with a flag for each of settings, names of constants in config.py.
+
+    Raises UserError if config.py holds what cannot be used.
+    """
+    check_config()
     formatter = argparse.ArgumentDefaultsHelpFormatter
     parser = Parser(description=description, formatter_class=formatter)
     for name in settings:

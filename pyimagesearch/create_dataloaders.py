@@ -74,8 +74,14 @@ def get_dataloader(rootDir, transforms, bs, shuffle=True):
     Returns:
         A torchvision ImageFolder, and a DataLoader that yields float images (N, 3, H, W) and
         int64 class indices (N,).
+
+    Raises UserError if rootDir does not hold class folders with images.
     """
-    ds = datasets.ImageFolder(root=rootDir, transform=transforms, loader=load_image)
+    try:
+        ds = datasets.ImageFolder(root=rootDir, transform=transforms, loader=load_image)
+    except OSError as error:
+        reason = str(error.strerror or error).rstrip(".")
+        raise UserError(f"{rootDir}: {reason}; run prepare_dataset.py first") from error
     loader = DataLoader(
         ds,
         batch_size=bs,

@@ -1,21 +1,42 @@
-# How the scripts end on what the user can put right.
+# How the scripts end when something is wrong that the user can put right.
 
 # import the necessary packages
+import signal
 import sys
+
+import torch
 
 
 class UserError(Exception):
     """What the user can put right: the message says what is wrong, where, and what to do."""
 
 
-def run(main):
-    """Call main; a UserError, or an error of the file system, ends it in one line on stderr and
-    exit status 1."""
-    # a log file shows each line at once, not when training is over
-    sys.stdout.reconfigure(line_buffering=True)
+def stop(line, status):
+    """End the script with a line on stderr and an exit status."""
+    print(line, file=sys.stderr)
+    sys.exit(status)
+
+
+def run(main, goOn):
+    """Call main, and end in one line on stderr where the user has to act.
+
+    Exit status 1 after a UserError, an error of the file system or a lack of memory; 130 after
+    Ctrl-C, when goOn tells how to go on.
+    """
+    # a log file shows each line at once, not when all is over, and any file name can be printed
+    sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     try:
         main()
     except UserError as error:
-        sys.exit(f"[ERROR] {error}")
+        # one from a worker process brings its traceback along, before the message
+        stop(f"[ERROR] {str(error).rstrip().rpartition('UserError: ')[2]}", 1)
     except OSError as error:
-        sys.exit(f"[ERROR] {error.filename}: {error.strerror}")
+        where = f"{error.filename}: " if error.filename else ""
+        stop(f"[ERROR] {where}{error.strerror or error}; put that right and run again", 1)
+    except torch.OutOfMemoryError as error:
+        reason = str(error).split(". ")[0]
+        stop(f"[ERROR] {reason}; take a smaller --local-batch-size or --image-size", 1)
+    except KeyboardInterrupt:
+        # another Ctrl-C must not break the tidying up
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        stop(f"\n[INFO] interrupted: {goOn}", 130)

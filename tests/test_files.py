@@ -1,5 +1,4 @@
 import os
-import pickle
 from pathlib import Path
 
 import pytest
@@ -7,6 +6,7 @@ import torch
 from conftest import TinyNet
 
 from pyimagesearch import files
+from pyimagesearch.errors import UserError
 
 
 def test_write_file_makes_the_folder_and_leaves_nothing_beside_the_file():
@@ -31,6 +31,6 @@ class Evil:
 
 def test_load_state_runs_no_code_from_the_file():
     torch.save({"weight": Evil()}, "evil.pth")
-    with pytest.raises(pickle.UnpicklingError):
+    with pytest.raises(UserError, match="evil.pth"):
         files.load_state("evil.pth")
     assert not os.path.exists("trap")

@@ -39,7 +39,7 @@ def hubCache(tmp_path, monkeypatch):
 
 def test_imagenet_weights_come_from_the_hub_and_batch_norm_is_frozen(hubCache):
     config.PRETRAINED = True
-    baseModel = train_distributed.build_model(5).baseModel
+    baseModel = FoodClassifier(train_distributed.load_base_model(), 5).baseModel
     state = baseModel.state_dict()
     for key in set(hubCache) - {"classifier.weight", "classifier.bias"}:
         assert torch.equal(state[key].cpu(), hubCache[key]), key
@@ -50,9 +50,7 @@ def test_imagenet_weights_come_from_the_hub_and_batch_norm_is_frozen(hubCache):
 
 def test_random_weights_train_batch_norm_too():
     config.PRETRAINED = False
-    model = train_distributed.build_model(5)
-    assert all(p.requires_grad for p in model.parameters())
-    assert model.classifier.out_features == 5
+    assert all(p.requires_grad for p in train_distributed.load_base_model().parameters())
 
 
 def test_training_loss_and_accuracy_are_means_over_images(monkeypatch):
@@ -79,7 +77,7 @@ def test_training_loss_and_accuracy_are_means_over_images(monkeypatch):
     opt = torch.optim.SGD(model.parameters(), lr=0.1)
     scaler = torch.amp.GradScaler(config.DEVICE.type, enabled=False)
     (loss, accuracy) = train_distributed.train_one_epoch(
-        model, loader, nn.CrossEntropyLoss(), opt, scaler
+        model, loader, nn.CrossEntropyLoss(), opt, scaler, epoch=1
     )
     assert loss == pytest.approx(sum(losses) / 15, rel=1e-5)
     assert accuracy == pytest.approx(sum(hits) / 15)
@@ -121,13 +119,15 @@ def test_a_last_batch_that_batch_norm_cannot_train_on_stops_the_run(tinyRun, mon
 
 def test_batch_and_learning_rate_grow_with_the_gpus(tinyRun, monkeypatch, capsys):
     seen = []
-    train = train_distributed.train
+    train_one_epoch = train_distributed.train_one_epoch
 
-    def train_and_note(model, trainLoader, valLoader, lossFunc, learningRate):
-        seen.append((type(model), trainLoader.batch_size, learningRate))
-        return train(model, trainLoader, valLoader, lossFunc, learningRate)
+    def train_and_note(model, loader, lossFunc, opt, scaler, epoch):
+        seen.append((type(model), loader.batch_size, opt.param_groups[0]["lr"]))
+        return train_one_epoch(model, loader, lossFunc, opt, scaler, epoch)
 
-    monkeypatch.setattr(train_distributed, "train", train_and_note)
+    flags = "--epochs 1 --num-workers 0 --local-batch-size 4 --no-pretrained"
+    monkeypatch.setattr("sys.argv", ["train_distributed.py", *flags.split()])
+    monkeypatch.setattr(train_distributed, "train_one_epoch", train_and_note)
     for numGPU in (0, 1, 2):
         monkeypatch.setattr(devices, "count_gpus", lambda count=numGPU: count)
         train_distributed.main()
@@ -148,9 +148,9 @@ def test_learning_rate_falls_to_a_tenth_every_ten_epochs(tinyRun, monkeypatch):
     rates = []
     train_one_epoch = train_distributed.train_one_epoch
 
-    def train_and_note(model, loader, lossFunc, opt, scaler):
+    def train_and_note(model, loader, lossFunc, opt, scaler, epoch):
         rates.append(opt.param_groups[0]["lr"])
-        return train_one_epoch(model, loader, lossFunc, opt, scaler)
+        return train_one_epoch(model, loader, lossFunc, opt, scaler, epoch)
 
     monkeypatch.setattr(train_distributed, "train_one_epoch", train_and_note)
     monkeypatch.setattr("sys.argv", ["train_distributed.py", "--epochs", "21", "--no-pretrained"])

@@ -1,0 +1,87 @@
+# The state of an unfinished training, from which train_distributed.py --resume goes on.
+
+# import the necessary packages
+import os
+
+import torch
+
+from . import config, files
+from .errors import UserError
+
+# a training goes on with the values that it began with
+SETTINGS = ("IMAGE_SIZE", "LOCAL_BATCH_SIZE", "LR", "SEED", "PRETRAINED")
+
+
+def save_checkpoint(parts, epoch, H, classes):
+    """Write the state after epoch epochs to CHECKPOINT_PATH.
+
+    Args:
+        parts: dict of what has a state: the plain model, optimizer, scheduler and scaler.
+        epoch: number of finished epochs.
+        H: history, a list with a value per epoch for each of its names.
+        classes: class names in the order of their indices.
+    """
+    state = {name: part.state_dict() for name, part in parts.items()}
+    state["settings"] = {name: getattr(config, name) for name in SETTINGS}
+    state["settings"]["CLASSES"] = classes
+    state.update(epoch=epoch, epochs=config.EPOCHS, H=H, randomState=torch.get_rng_state())
+    files.save_state(state, config.CHECKPOINT_PATH)
+
+
+def load_checkpoint(parts, classes):
+    """Put parts in the state of CHECKPOINT_PATH; return the number of finished epochs, and H.
+
+    Raises UserError if the file cannot be used, or if the run began with other settings.
+    """
+    state = files.load_state(config.CHECKPOINT_PATH)
+    try:
+        for name, value in state["settings"].items():
+            now = classes if name == "CLASSES" else getattr(config, name)
+            if value != now:
+                raise UserError(
+                    f"{config.CHECKPOINT_PATH} was written with {name} {value}, and this run has "
+                    f"{now}; take the same, or start again without --resume"
+                )
+        for name, part in parts.items():
+            # empty where there was nothing to keep: a GradScaler that was off
+            if state[name]:
+                part.load_state_dict(state[name])
+        torch.set_rng_state(state["randomState"])
+        return state["epoch"], state["H"]
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{config.CHECKPOINT_PATH}: not a checkpoint of this training; remove it, or start "
+            "again without --resume"
+        ) from error
+
+
+def set_aside_checkpoint():
+    """Rename a checkpoint that a new training would overwrite, unless its training finished."""
+    if not os.path.exists(config.CHECKPOINT_PATH):
+        return
+    try:
+        state = files.load_state(config.CHECKPOINT_PATH)
+        finished = state["epoch"] >= state["epochs"]
+    except (UserError, KeyError, TypeError):
+        finished = False
+    if not finished:
+        previousPath = ".previous".join(os.path.splitext(config.CHECKPOINT_PATH))
+        os.replace(config.CHECKPOINT_PATH, previousPath)
+        print(f"[INFO] the checkpoint of an unfinished training is kept as {previousPath}...")
+
+
+def begin_training(parts, classes, resume):
+    """Return the number of finished epochs and the history H to go on from.
+
+    With resume those of the checkpoint, whose state parts then have; else none. See
+    save_checkpoint for the arguments and H.
+    """
+    if resume and os.path.exists(config.CHECKPOINT_PATH):
+        (done, H) = load_checkpoint(parts, classes)
+        print(f"[INFO] resuming after epoch {done}/{config.EPOCHS}...")
+        return done, H
+    if resume:
+        print(f"[INFO] no checkpoint at {config.CHECKPOINT_PATH}, starting from the beginning...")
+    else:
+        set_aside_checkpoint()
+    return 0, {"train_loss": [], "train_acc": [], "val_loss": [], "val_acc": []}

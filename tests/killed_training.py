@@ -1,0 +1,75 @@
+"""Run train_distributed.py with the arguments given, and kill it at the moment KILL_AT names.
+
+The moments, each with the number of times that it is let pass: step, an optimizer step; write, the
+middle of writing a file; replace, a complete file not yet in its place; report, the report.
+"""
+
+import builtins
+import os
+import signal
+
+import torch
+
+import train_distributed
+from pyimagesearch import files, reporting
+from pyimagesearch.errors import run
+
+(moment, passes) = os.environ["KILL_AT"].split(":")
+remaining = int(passes)
+
+
+def kill_when_due():
+    """Kill this process if the moment has been let pass often enough."""
+    global remaining
+    if remaining == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    remaining -= 1
+
+
+def kill_before(owner, name):
+    """Have owner.name kill the process when due, else do what it does."""
+    function = getattr(owner, name)
+
+    def kill_or_call(*args, **options):
+        kill_when_due()
+        return function(*args, **options)
+
+    setattr(owner, name, kill_or_call)
+
+
+def open_to_die(*args, **options):
+    """Open a file whose write() gets halfway when due."""
+    file = builtins.open(*args, **options)
+    if "wb" not in args:
+        return file
+    write = file.write
+
+    class Dying:
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            file.close()
+
+        def __getattr__(self, name):
+            return getattr(file, name)
+
+        def write(self, data):
+            write(data[: len(data) // 2])
+            file.flush()
+            kill_when_due()
+            write(data[len(data) // 2 :])
+
+    return Dying()
+
+
+if __name__ == "__main__":
+    if moment == "step":
+        kill_before(torch.optim.Adam, "step")
+    elif moment == "write":
+        files.open = open_to_die
+    elif moment == "replace":
+        kill_before(files.os, "replace")
+    elif moment == "report":
+        kill_before(reporting, "save_report")
+    run(train_distributed.main, goOn="")
