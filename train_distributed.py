@@ -38,11 +38,13 @@ def get_dataloaders(batchSize):
         if ds.classes != trainDS.classes:
             odd = ", ".join(sorted(set(ds.classes) ^ set(trainDS.classes)))
             raise UserError(f"{trainDS.root} and {ds.root} differ in their classes: {odd}")
-    if not config.PRETRAINED and config.IMAGE_SIZE < 61 and len(trainDS) % batchSize == 1:
+    rest = len(trainDS) % batchSize
+    if not config.PRETRAINED and config.IMAGE_SIZE < 61 and 0 < rest < 2 * devices.count_devices():
         # such images leave DenseNet121 as one value per channel, which has no variance
         raise UserError(
-            f"the last training batch has a single image, and batch normalization cannot train on "
-            f"that at IMAGE_SIZE {config.IMAGE_SIZE}; change LOCAL_BATCH_SIZE, or take 61 or more"
+            f"the last training batch has a single image for a device, and batch normalization "
+            f"cannot train on that at IMAGE_SIZE {config.IMAGE_SIZE}; change LOCAL_BATCH_SIZE, or "
+            "take 61 or more"
         )
     return (trainDS, trainLoader), (valDS, valLoader), (testDS, testLoader)
 
@@ -56,7 +58,7 @@ def load_base_model():
         return densenet121(weights=None)
     weights = DenseNet121_Weights.IMAGENET1K_V1
     try:
-        baseModel = densenet121(weights=weights)
+        baseModel = devices.first_per_machine(lambda: densenet121(weights=weights))
     # no network, no room, a damaged file: each raises something else
     except Exception as error:
         folder = os.path.join(torch.hub.get_dir(), "checkpoints")
@@ -76,25 +78,25 @@ def train_one_epoch(model, loader, lossFunc, opt, scaler, epoch):
     Raises UserError if the loss stops being a number; epoch, from 1, is for that message.
     """
     model.train()
-    (losses, correct, count) = ([], 0, 0)
-    for x, y in loader:
-        (x, y) = (x.to(config.DEVICE), y.to(config.DEVICE))
+    (losses, correct, total) = ([], 0, 0)
+    for x, y, count, weight in devices.get_batches(loader):
         pred = model(x)
         loss = lossFunc(pred, y)
         # scaled, as small gradients would vanish in half precision
-        scaler.scale(loss).backward()
+        scaler.scale(loss * weight).backward()
         scaler.step(opt)
         scaler.update()
         opt.zero_grad()
         # all sums stay on the device: to read them out at each step would make it wait
-        losses.append(loss.detach() * len(y))
-        correct += (pred.argmax(1) == y).sum()
-        count += len(y)
-    losses = torch.stack(losses).cpu()
+        losses.append(loss.detach() * count)
+        correct += (pred.argmax(1) == y)[:count].sum()
+        total += count
+    losses = torch.stack(losses)
     if not losses.isfinite().all():
         step = int(losses.isfinite().int().argmin()) + 1
         raise UserError(f"the loss is not a number at step {step} of epoch {epoch}; {DIVERGED}")
-    return float(losses.sum()) / count, float(correct) / count
+    (totalLoss, correct, total) = devices.add_up(losses.sum(), correct, total)
+    return totalLoss / total, correct / total
 
 
 def evaluate(model, loader, lossFunc):
@@ -102,14 +104,14 @@ def evaluate(model, loader, lossFunc):
     model.eval()
     (totalLoss, correct, preds) = (0, 0, [])
     with torch.inference_mode():
-        for x, y in loader:
-            (x, y) = (x.to(config.DEVICE), y.to(config.DEVICE))
+        for x, y, count, _ in devices.get_batches(loader):
             pred = model(x)
-            totalLoss += lossFunc(pred, y) * len(y)
-            correct += (pred.argmax(1) == y).sum()
-            preds.append(pred.argmax(1))
-    preds = torch.cat(preds).cpu()
-    return float(totalLoss) / len(preds), float(correct) / len(preds), preds
+            totalLoss += lossFunc(pred, y) * count
+            correct += (pred.argmax(1) == y)[:count].sum()
+            preds.append(pred.argmax(1)[:count])
+    preds = devices.collect(torch.cat(preds), loader)
+    (totalLoss, correct) = devices.add_up(totalLoss, correct)
+    return totalLoss / len(preds), correct / len(preds), preds
 
 
 def train(model, trainLoader, valLoader, lossFunc, resume):
@@ -118,7 +120,9 @@ def train(model, trainLoader, valLoader, lossFunc, resume):
     Returns the history H: a list with a value per epoch for each of train_loss, train_acc,
     val_loss and val_acc. With resume, the epochs of the checkpoint are not done again.
     """
-    opt = optim.Adam(model.parameters(), lr=config.LR * devices.count_devices())
+    learningRate = config.LR * devices.count_devices()
+    # fused: one pass over all parameters, not one per operation
+    opt = optim.Adam(model.parameters(), lr=learningRate, fused=True)
     # of all precisions, fp16 alone needs scaled gradients
     scaler = torch.amp.GradScaler(
         config.DEVICE.type, enabled=devices.compute_dtype(config.DEVICE) == torch.float16
@@ -132,13 +136,11 @@ def train(model, trainLoader, valLoader, lossFunc, resume):
     }
     classes = trainLoader.dataset.classes
     (done, H) = checkpoint.begin_training(parts, classes, resume)
-    for e in tqdm(range(done, config.EPOCHS), initial=done, total=config.EPOCHS):
-        # order and augmentation of the images depend on the seed and the epoch alone, so that a
-        # resumed training is the same as an uninterrupted one
-        torch.manual_seed(config.SEED + e + 1)
-        (trainLoss, trainAcc) = train_one_epoch(
-            model, trainLoader, lossFunc, opt, scaler, epoch=e + 1
-        )
+    # order and augmentation of the images go on where the checkpoint was written
+    trainLoader.batch_sampler.sampler.epoch = done
+    silent = devices.get_rank() > 0
+    for e in tqdm(range(done, config.EPOCHS), initial=done, total=config.EPOCHS, disable=silent):
+        (trainLoss, trainAcc) = train_one_epoch(model, trainLoader, lossFunc, opt, scaler, e + 1)
         (valLoss, valAcc, _) = evaluate(model, valLoader, lossFunc)
         if not math.isfinite(valLoss):
             raise UserError(f"the validation loss of epoch {e + 1} is not a number; {DIVERGED}")

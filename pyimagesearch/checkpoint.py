@@ -5,7 +5,7 @@ import os
 
 import torch
 
-from . import config, files
+from . import config, devices, files
 from .errors import UserError
 
 # a training goes on with the values that it began with
@@ -28,12 +28,11 @@ def save_checkpoint(parts, epoch, H, classes):
     files.save_state(state, config.CHECKPOINT_PATH)
 
 
-def load_checkpoint(parts, classes):
-    """Put parts in the state of CHECKPOINT_PATH; return the number of finished epochs, and H.
+def load_checkpoint(state, parts, classes):
+    """Put parts in the state that save_checkpoint wrote; see there for the arguments.
 
-    Raises UserError if the file cannot be used, or if the run began with other settings.
+    Raises UserError if it is another kind of state, or if the run began with other settings.
     """
-    state = files.load_state(config.CHECKPOINT_PATH)
     try:
         for name, value in state["settings"].items():
             now = classes if name == "CLASSES" else getattr(config, name)
@@ -57,8 +56,6 @@ def load_checkpoint(parts, classes):
 
 def set_aside_checkpoint():
     """Rename a checkpoint that a new training would overwrite, unless its training finished."""
-    if not os.path.exists(config.CHECKPOINT_PATH):
-        return
     try:
         state = files.load_state(config.CHECKPOINT_PATH)
         finished = state["epoch"] >= state["epochs"]
@@ -70,18 +67,27 @@ def set_aside_checkpoint():
         print(f"[INFO] the checkpoint of an unfinished training is kept as {previousPath}...")
 
 
+def find_checkpoint(resume):
+    """Return the state to go on from, None to begin; a checkpoint in the way is set aside."""
+    found = os.path.exists(config.CHECKPOINT_PATH)
+    if resume and found:
+        return files.load_state(config.CHECKPOINT_PATH)
+    if resume:
+        print(f"[INFO] no checkpoint at {config.CHECKPOINT_PATH}, starting from the beginning...")
+    elif found:
+        set_aside_checkpoint()
+    return None
+
+
 def begin_training(parts, classes, resume):
     """Return the number of finished epochs and the history H to go on from.
 
     With resume those of the checkpoint, whose state parts then have; else none. See
     save_checkpoint for the arguments and H.
     """
-    if resume and os.path.exists(config.CHECKPOINT_PATH):
-        (done, H) = load_checkpoint(parts, classes)
-        print(f"[INFO] resuming after epoch {done}/{config.EPOCHS}...")
-        return done, H
-    if resume:
-        print(f"[INFO] no checkpoint at {config.CHECKPOINT_PATH}, starting from the beginning...")
-    else:
-        set_aside_checkpoint()
-    return 0, {"train_loss": [], "train_acc": [], "val_loss": [], "val_acc": []}
+    state = devices.take_from_first(lambda: find_checkpoint(resume))
+    if state is None:
+        return 0, {"train_loss": [], "train_acc": [], "val_loss": [], "val_acc": []}
+    (done, H) = load_checkpoint(state, parts, classes)
+    print(f"[INFO] resuming after epoch {done}/{config.EPOCHS}...")
+    return done, H

@@ -1,10 +1,14 @@
 # How the scripts end when something is wrong that the user can put right.
 
 # import the necessary packages
+import os
 import signal
 import sys
+import time
 
 import torch
+
+from . import devices
 
 
 class UserError(Exception):
@@ -17,16 +21,33 @@ def stop(line, status):
     sys.exit(status)
 
 
+def call(main):
+    """Call main, and have one of several processes speak where all of them fail."""
+    try:
+        main()
+    except Exception as error:
+        # bad input is met by all, and said by the first; a lost connection is met by all but the
+        # process that is the cause. torchrun ends the others before they speak
+        isFirst = devices.get_rank() == 0
+        if devices.count_processes() > 1 and not (isFirst and isinstance(error, UserError)):
+            time.sleep(5)
+        raise
+
+
 def run(main, goOn):
     """Call main, and end in one line on stderr where the user has to act.
 
     Exit status 1 after a UserError, an error of the file system or a lack of memory; 130 after
     Ctrl-C, when goOn tells how to go on.
     """
+    devices.start()
+    if devices.get_rank() > 0:
+        sys.stdout = open(os.devnull, "w")
     # a log file shows each line at once, not when all is over, and any file name can be printed
     sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     try:
-        main()
+        call(main)
+        devices.stop()
     except UserError as error:
         # one from a worker process brings its traceback along, before the message
         stop(f"[ERROR] {str(error).rstrip().rpartition('UserError: ')[2]}", 1)
@@ -39,4 +60,4 @@ def run(main, goOn):
     except KeyboardInterrupt:
         # another Ctrl-C must not break the tidying up
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        stop(f"\n[INFO] interrupted: {goOn}", 130)
+        stop(f"\n[INFO] interrupted: {goOn}" if devices.get_rank() == 0 else "", 130)

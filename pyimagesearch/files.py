@@ -7,6 +7,7 @@ from contextlib import suppress
 
 import torch
 
+from . import devices
 from .errors import UserError
 
 
@@ -23,8 +24,11 @@ def make_folder(path):
 def write_file(path, data):
     """Write data (bytes) to path in one step: at no moment path holds half a file.
 
-    Raises UserError if that fails; path is then as it was.
+    Of several processes the first one writes. Raises UserError if that fails; path is then as it
+    was.
     """
+    if devices.get_rank() > 0:
+        return
     make_folder(path)
     partialPath = path + ".partial"
     try:
@@ -45,6 +49,8 @@ def write_file(path, data):
 
 def save_state(state, path):
     """Write state, tensors and plain values in dicts and lists, to path; see write_file."""
+    if devices.get_rank() > 0:
+        return
     buffer = io.BytesIO()
     torch.save(state, buffer)
     write_file(path, buffer.getvalue())

@@ -49,6 +49,32 @@ def test_loader_keeps_the_order_of_paths_unless_it_shuffles():
     assert sorted(labels) == ds.targets
 
 
+def test_an_epoch_can_be_repeated_by_any_number_of_workers():
+    draw_class_folders(Path("dataset"), counts=(4, 1, 1))
+    config.IMAGE_SIZE = 32
+    passes = []
+    for numWorkers, first in ((0, 0), (2, 0), (2, 1)):
+        config.NUM_WORKERS = numWorkers
+        torch.rand(numWorkers + 1)
+        (_, loader) = get_dataloader(config.TRAIN, create_dataloaders.train_transform(), bs=5)
+        loader.sampler.epoch = first
+        passes += [torch.cat([x for x, _ in loader]) for _ in range(2)]
+    assert torch.equal(passes[0], passes[2])
+    assert torch.equal(passes[1], passes[3])
+    assert torch.equal(passes[1], passes[4])
+    assert not torch.equal(passes[0], passes[1])
+
+
+def test_the_dataset_is_an_image_folder_like_any_other():
+    draw_class_folders(Path("dataset"))
+    config.IMAGE_SIZE = 32
+    (ds, _) = get_dataloader(config.TRAIN, create_dataloaders.train_transform(), bs=5)
+    assert [label for _, label in ds] == ds.targets
+    assert not torch.equal(ds[0][0], ds[0][0])
+    with pytest.raises(IndexError):
+        ds[len(ds)]
+
+
 def test_memory_is_pinned_for_cuda_and_for_nothing_else():
     draw_class_folders(Path("dataset"))
     for name in ("cuda", "cuda:1", "cpu", "mps"):

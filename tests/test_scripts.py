@@ -77,6 +77,7 @@ def test_nothing_but_the_listed_files_is_written(workDir):
     (folder, _) = workDir
     assert sorted(os.listdir(folder)) == ["Food-11", "dataset", "output"]
     assert sorted(os.listdir(folder / "output")) == [
+        "checkpoint.pth",
         "classification_report.txt",
         "confusion_matrix.png",
         "food_classifier.pth",

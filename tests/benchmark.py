@@ -1,0 +1,292 @@
+"""Measure this project against the tutorial's recipe, in one run, on any folder of images.
+
+    python tests/benchmark.py FOLDER                 # speed and memory
+    python tests/benchmark.py FOLDER --seeds 0 1 2   # and accuracy, FOLDER prepared as dataset/ is
+
+The recipe is written out below. Both sides take turns, round after round; what is printed is the
+median of the rounds and their spread. Labels do not matter for speed, so any images will do.
+"""
+
+import argparse
+import multiprocessing
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+import torchvision
+from imutils import paths
+from torch import nn, optim
+from torch.utils.data import DataLoader, TensorDataset
+from torchvision import datasets
+from torchvision.models import densenet121
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import train_distributed
+from pyimagesearch import config, create_dataloaders, devices
+from pyimagesearch.food_classifier import FoodClassifier, freeze_batch_norm
+
+NUM_CLASSES = 10
+
+
+class Recipe:
+    """The tutorial's way: fp32 on a CPU, fp16 autocast on CUDA, plain memory format and Adam,
+    unpinned loading, a .item() at each step, batch normalization that trains."""
+
+    name = "recipe"
+
+    def __init__(self, numClasses=NUM_CLASSES, lr=1e-4):
+        self.model = FoodClassifier(densenet121(weights=None), numClasses)
+        self.model.forward = lambda x: self.model.classifier(self.model.baseModel(x))
+        self.model.to(config.DEVICE)
+        self.cuda = config.DEVICE.type == "cuda"
+        self.lossFunc = nn.CrossEntropyLoss()
+        self.opt = optim.Adam(self.model.parameters(), lr=lr, foreach=False)
+        self.scaler = torch.amp.GradScaler(config.DEVICE.type, enabled=self.cuda)
+
+    def get_loader(self, rootDir, transform, bs, shuffle=True):
+        ds = datasets.ImageFolder(rootDir, transform)
+        return DataLoader(ds, bs, shuffle, num_workers=config.NUM_WORKERS)
+
+    def predict(self, x):
+        with torch.autocast(config.DEVICE.type, enabled=self.cuda):
+            return self.model(x)
+
+    def train(self, loader):
+        self.model.train()
+        (totalLoss, correct) = (0, 0)
+        for x, y in loader:
+            (x, y) = (x.to(config.DEVICE), y.to(config.DEVICE))
+            pred = self.predict(x)
+            loss = self.lossFunc(pred, y)
+            self.scaler.scale(loss).backward()
+            self.scaler.step(self.opt)
+            self.scaler.update()
+            self.opt.zero_grad()
+            totalLoss += loss.item()
+            correct += (pred.argmax(1) == y).type(torch.float).sum().item()
+
+    def evaluate(self, loader):
+        self.model.eval()
+        correct = 0
+        with torch.no_grad():
+            for x, y in loader:
+                (x, y) = (x.to(config.DEVICE), y.to(config.DEVICE))
+                pred = self.predict(x)
+                self.lossFunc(pred, y).item()
+                correct += (pred.argmax(1) == y).type(torch.float).sum().item()
+        return correct / len(loader.dataset)
+
+
+class Ours:
+    """What train_distributed.py does; freeze as with ImageNet weights."""
+
+    name = "ours"
+
+    def __init__(self, numClasses=NUM_CLASSES, lr=1e-4, freeze=True):
+        baseModel = densenet121(weights=None)
+        if freeze:
+            freeze_batch_norm(baseModel)
+        self.model = devices.wrap_model(FoodClassifier(baseModel, numClasses))
+        self.lossFunc = nn.CrossEntropyLoss()
+        self.opt = optim.Adam(self.model.parameters(), lr=lr, fused=True)
+        self.scaler = torch.amp.GradScaler(
+            config.DEVICE.type, enabled=devices.compute_dtype(config.DEVICE) == torch.float16
+        )
+
+    def get_loader(self, rootDir, transform, bs, shuffle=True):
+        return create_dataloaders.get_dataloader(rootDir, transform, bs, shuffle)[1]
+
+    def train(self, loader):
+        train_distributed.train_one_epoch(
+            self.model, loader, self.lossFunc, self.opt, self.scaler, 1
+        )
+
+    def evaluate(self, loader):
+        return train_distributed.evaluate(self.model, loader, self.lossFunc)[1]
+
+
+def measure(function, *args):
+    """Return the seconds that a call takes, the device's work included."""
+    start = time.perf_counter()
+    function(*args)
+    if config.DEVICE.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def link_images(imagePaths, count, rootDir):
+    """Make class folders in rootDir with links to count images; the same again when too few."""
+    for number in range(count):
+        source = Path(imagePaths[number % len(imagePaths)]).resolve()
+        folder = rootDir / str(number % NUM_CLASSES)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{number}{source.suffix}").symlink_to(source)
+
+
+def in_memory(count, bs):
+    """Return a loader of random images that are in memory."""
+    size = config.IMAGE_SIZE
+    x = torch.randn(min(count, 4 * bs), 3, size, size)
+    return DataLoader(TensorDataset(x, torch.arange(len(x)) % NUM_CLASSES), bs)
+
+
+def peak_memory(side, bs, answer):
+    """Put the peak of memory in bytes after some training steps into the queue answer."""
+    worker = side()
+    for _ in range(3):
+        worker.train(in_memory(bs, bs))
+    if config.DEVICE.type == "cuda":
+        answer.put(torch.cuda.max_memory_allocated())
+    else:
+        # not getrusage(), whose peak of a new process includes that of its parent
+        status = Path("/proc/self/status").read_text()
+        answer.put(int(status.split("VmHWM:")[1].split()[0]) * 1024)
+
+
+def measure_peaks(bs):
+    """Return the peak memory of both sides, each measured in a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    peaks = []
+    for side in (Recipe, Ours):
+        answer = context.Queue()
+        process = context.Process(target=peak_memory, args=(side, bs, answer))
+        process.start()
+        peaks.append(answer.get())
+        process.join()
+    return peaks
+
+
+def print_row(name, recipe, ours, unit, ratios):
+    """Print medians, and the ratios of the rounds as median (lowest to highest)."""
+    ratio = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+    print(f"| {name} | {recipe} | {ours} | {unit} | {ratio} |")
+
+
+def compare(name, jobs, images, rounds):
+    """Time the recipe's and our job in turns; print images per second, and how much faster."""
+    times = [[measure(job) for job in jobs] for _ in range(rounds)]
+    rates = [f"{images / statistics.median(column):.1f}" for column in zip(*times, strict=True)]
+    ratios = [recipe / ours for recipe, ours in times]
+    print_row(name, *rates, "images/s", ratios)
+
+
+def compare_speed(imagePaths, bs, count, rounds, folder):
+    """Print the table of speed and memory."""
+    link_images(imagePaths, count, folder / "1x")
+    sides = (Recipe(), Ours())
+    (recipe, ours) = sides
+    memory = in_memory(2 * bs, bs)
+    images = len(memory.dataset)
+    for side in sides:
+        side.train(memory)
+        side.evaluate(memory)
+    compare("training step", [lambda s=s: s.train(memory) for s in sides], images, rounds)
+    compare("evaluation", [lambda s=s: s.evaluate(memory) for s in sides], images, rounds)
+
+    (trainTransform, testTransform) = (
+        create_dataloaders.train_transform(),
+        create_dataloaders.test_transform(),
+    )
+    train = [s.get_loader(folder / "1x", trainTransform, bs) for s in sides]
+    test = [s.get_loader(folder / "1x", testTransform, bs, shuffle=False) for s in sides]
+    compare("loader", [lambda x=x: list(zip(x)) and None for x in train], count, rounds)
+
+    def run_epoch(side, trainLoader, testLoader):
+        side.train(trainLoader)
+        side.evaluate(testLoader)
+
+    jobs = [lambda a=a: run_epoch(*a) for a in zip(sides, train, test, strict=True)]
+    compare("epoch, training and validation", jobs, 2 * count, rounds)
+
+    peaks = measure_peaks(bs)
+    gigabytes = [f"{peak / 2**30:.2f}" for peak in peaks]
+    print_row(f"peak memory, batch {bs}", *gigabytes, "GiB", [peaks[1] / peaks[0]])
+
+    # the same number of whole batches, from files and from memory
+    (ratios, epochs) = ([], [])
+    for _ in range(rounds):
+        perImage = measure(ours.train, memory) / images
+        epochs.append(measure(ours.train, train[1]))
+        ratios.append(perImage * count / epochs[-1])
+    rate = f"{count / statistics.median(epochs):.1f}"
+    print_row("epoch from files, of the rate in memory", "", rate, "images/s", ratios)
+
+    for factor in (2, 4):
+        link_images(imagePaths, factor * count, folder / f"{factor}x")
+        loader = ours.get_loader(folder / f"{factor}x", trainTransform, bs)
+        seconds = measure(ours.train, loader)
+        cost = seconds / factor / statistics.median(epochs)
+        rate = f"{factor * count / seconds:.1f}"
+        print_row(f"cost per image with {factor}x the images, of 1x", "", rate, "images/s", [cost])
+
+
+def compare_accuracy(folder, bs, seeds, epochs, lr):
+    """Print the test accuracy of both sides, trained from random weights for each seed."""
+    accuracies = {Recipe: [], Ours: []}
+    for seed in seeds:
+        for side, found in accuracies.items():
+            torch.manual_seed(seed)
+            options = {} if side is Recipe else {"freeze": False}
+            numClasses = len(os.listdir(folder / "training"))
+            worker = side(numClasses, lr, **options)
+            transform = create_dataloaders.train_transform()
+            train = worker.get_loader(folder / "training", transform, bs)
+            transform = create_dataloaders.test_transform()
+            test = worker.get_loader(folder / "evaluation", transform, bs, shuffle=False)
+            schedule = optim.lr_scheduler.StepLR(worker.opt, max(1, epochs - 2), 0.1)
+            for _ in range(epochs):
+                worker.train(train)
+                schedule.step()
+            found.append(worker.evaluate(test))
+    means = [f"{statistics.mean(found):.4f}" for found in accuracies.values()]
+    pairs = zip(*accuracies.values(), strict=True)
+    print_row(
+        f"test accuracy, {epochs} epochs, {len(seeds)} seeds",
+        *means,
+        "",
+        [ours / recipe for recipe, ours in pairs],
+    )
+    for side, found in accuracies.items():
+        print(f"\n{side.name}: {', '.join(f'{a:.4f}' for a in found)}", end="")
+    print()
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--image-size", type=int, default=config.IMAGE_SIZE)
+    parser.add_argument("--batch-size", type=int, default=config.LOCAL_BATCH_SIZE)
+    parser.add_argument("--images", type=int, default=4 * config.LOCAL_BATCH_SIZE)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, nargs="*", default=[])
+    parser.add_argument("--epochs", type=int, default=8, help="for the accuracy")
+    parser.add_argument("--lr", type=float, default=0.001, help="for the accuracy")
+    args = parser.parse_args()
+    config.IMAGE_SIZE = args.image_size
+    name = platform.processor() or platform.machine()
+    if config.DEVICE.type == "cuda":
+        name = f"{torch.cuda.get_device_name()}, {name}"
+    print(
+        f"{name}, {config.NUM_WORKERS} CPUs; torch {torch.__version__}, torchvision "
+        f"{torchvision.__version__}; {devices.compute_dtype(config.DEVICE)}; "
+        f"{args.image_size} px, batch {args.batch_size}, {args.rounds} rounds\n\n"
+        "| | recipe | ours | | ratio: median (lowest to highest) |\n| --- | --- | --- | --- | --- |"
+    )
+    if args.seeds:
+        compare_accuracy(args.folder, args.batch_size, args.seeds, args.epochs, args.lr)
+        return
+    imagePaths = sorted(paths.list_images(args.folder))
+    with tempfile.TemporaryDirectory() as folder:
+        compare_speed(imagePaths, args.batch_size, args.images, args.rounds, Path(folder))
+
+
+if __name__ == "__main__":
+    main()
