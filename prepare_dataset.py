@@ -17,7 +17,10 @@ from pyimagesearch.errors import UserError, run
 from pyimagesearch.sample_dataset import DISHES, draw_dataset
 
 # pictures that a data set may hold and that the scripts do not read
-OTHER_PICTURES = (".avif", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".svg", ".webp")
+OTHER_PICTURES = (
+    *(".avif", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".pbm", ".pgm", ".ppm"),
+    *(".svg", ".webp"),
+)
 
 
 def simplify(name):
@@ -88,13 +91,15 @@ def check_split(rootDir, destiDir):
     answers = thread_map(lambda path: check_image(path, rootDir), imagePaths, desc="checking")
     bad = {path: answer for path, answer in zip(imagePaths, answers, strict=True) if answer}
 
-    (sources, problems) = ({}, [])
+    (sources, seen, problems) = ({}, {}, [])
     for imagePath in imagePaths:
         if imagePath not in bad:
             destiPath = get_target(imagePath, rootDir, destiDir)
-            if destiPath in sources:
-                problems.append(f"{imagePath}: would replace {sources[destiPath]}; rename one")
             sources[destiPath] = imagePath
+            # some file systems do not tell a.jpg from A.JPG
+            other = seen.setdefault(destiPath.lower(), imagePath)
+            if other != imagePath:
+                problems.append(f"{imagePath}: would replace {other}; rename one")
     labels = {get_label(imagePath, rootDir) for imagePath in sources.values()}
     for index, label in enumerate(config.CLASSES):
         if label not in labels:

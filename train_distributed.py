@@ -14,7 +14,7 @@ from pyimagesearch import checkpoint, cli, config, create_dataloaders, devices, 
 from pyimagesearch.errors import UserError, run
 from pyimagesearch.food_classifier import FoodClassifier, freeze_batch_norm
 
-DIVERGED = "the checkpoint of the epoch before is kept; start again with a lower --lr"
+DIVERGED = "the checkpoint of the last good epoch is kept; start again with a lower --lr"
 
 
 def get_dataloaders(batchSize):
@@ -38,27 +38,23 @@ def get_dataloaders(batchSize):
         if ds.classes != trainDS.classes:
             odd = ", ".join(sorted(set(ds.classes) ^ set(trainDS.classes)))
             raise UserError(f"{trainDS.root} and {ds.root} differ in their classes: {odd}")
-    rest = len(trainDS) % batchSize
-    if not config.PRETRAINED and config.IMAGE_SIZE < 61 and 0 < rest < 2 * devices.count_devices():
+    sizes = {min(batchSize, len(trainDS)), len(trainDS) % batchSize} - {0}
+    alone = any(devices.smallest_share(size) == 1 for size in sizes)
+    if alone and not config.PRETRAINED and config.IMAGE_SIZE < 61:
         # such images leave DenseNet121 as one value per channel, which has no variance
         raise UserError(
-            f"the last training batch has a single image for a device, and batch normalization "
-            f"cannot train on that at IMAGE_SIZE {config.IMAGE_SIZE}; change LOCAL_BATCH_SIZE, or "
-            "take 61 or more"
+            f"a training batch leaves a device a single image, and batch normalization cannot "
+            f"train on that at IMAGE_SIZE {config.IMAGE_SIZE}; change LOCAL_BATCH_SIZE, or take "
+            "61 or more"
         )
     return (trainDS, trainLoader), (valDS, valLoader), (testDS, testLoader)
 
 
-def load_base_model():
-    """Return DenseNet121 with the ImageNet weights, or random ones if PRETRAINED is False.
-
-    Raises UserError if the ImageNet weights cannot be had.
-    """
-    if not config.PRETRAINED:
-        return densenet121(weights=None)
+def load_imagenet_model():
+    """Return DenseNet121 with the ImageNet weights. Raises UserError if they cannot be had."""
     weights = DenseNet121_Weights.IMAGENET1K_V1
     try:
-        baseModel = devices.first_per_machine(lambda: densenet121(weights=weights))
+        return densenet121(weights=weights)
     # no network, no room, a damaged file: each raises something else
     except Exception as error:
         folder = os.path.join(torch.hub.get_dir(), "checkpoints")
@@ -67,7 +63,15 @@ def load_base_model():
             f"the ImageNet weights cannot be downloaded or read ({reason}); place {weights.url} "
             f"in {folder} by hand, or start from random weights with --no-pretrained"
         ) from error
-    # their statistics serve better than those of small batches
+
+
+def load_base_model():
+    """Return the DenseNet121 to train: with ImageNet weights and frozen batch normalization, or
+    with random weights if PRETRAINED is False."""
+    if not config.PRETRAINED:
+        return densenet121(weights=None)
+    baseModel = devices.first_per_machine(load_imagenet_model)
+    # its statistics serve better than those of small batches
     freeze_batch_norm(baseModel)
     return baseModel
 

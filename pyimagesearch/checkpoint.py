@@ -8,8 +8,16 @@ import torch
 from . import config, devices, files
 from .errors import UserError
 
-# a training goes on with the values that it began with
-SETTINGS = ("IMAGE_SIZE", "LOCAL_BATCH_SIZE", "LR", "SEED", "PRETRAINED")
+
+def get_settings(classes):
+    """Return what a training must go on with as it began, by name."""
+    names = ("IMAGE_SIZE", "SEED", "PRETRAINED", "MEAN", "STD")
+    settings = {name: getattr(config, name) for name in names}
+    # on other devices, the same batch and learning rate on all of them together
+    settings["LOCAL_BATCH_SIZE x devices"] = config.LOCAL_BATCH_SIZE * devices.count_devices()
+    settings["LR x devices"] = config.LR * devices.count_devices()
+    settings["CLASSES"] = classes
+    return settings
 
 
 def save_checkpoint(parts, epoch, H, classes):
@@ -22,9 +30,8 @@ def save_checkpoint(parts, epoch, H, classes):
         classes: class names in the order of their indices.
     """
     state = {name: part.state_dict() for name, part in parts.items()}
-    state["settings"] = {name: getattr(config, name) for name in SETTINGS}
-    state["settings"]["CLASSES"] = classes
     state.update(epoch=epoch, epochs=config.EPOCHS, H=H, randomState=torch.get_rng_state())
+    state["settings"] = get_settings(classes)
     files.save_state(state, config.CHECKPOINT_PATH)
 
 
@@ -34,12 +41,11 @@ def load_checkpoint(state, parts, classes):
     Raises UserError if it is another kind of state, or if the run began with other settings.
     """
     try:
-        for name, value in state["settings"].items():
-            now = classes if name == "CLASSES" else getattr(config, name)
-            if value != now:
+        for name, now in get_settings(classes).items():
+            if state["settings"][name] != now:
                 raise UserError(
-                    f"{config.CHECKPOINT_PATH} was written with {name} {value}, and this run has "
-                    f"{now}; take the same, or start again without --resume"
+                    f"{config.CHECKPOINT_PATH} was written with {name} {state['settings'][name]}, "
+                    f"and this run has {now}; take the same, or start again without --resume"
                 )
         for name, part in parts.items():
             # empty where there was nothing to keep: a GradScaler that was off

@@ -1,4 +1,5 @@
 # import the necessary packages
+import signal
 import warnings
 import zlib
 
@@ -23,9 +24,14 @@ def load_image(path):
     try:
         with Image.open(path) as image:
             image = ImageOps.exif_transpose(image)
-            if image.mode.startswith("I"):
-                # 16-bit grey, of which convert() would keep what fits into 8 bits
-                image = Image.fromarray((np.asarray(image) // 256).astype(np.uint8))
+            if image.mode[0] in "IF":
+                # more than 8 bits of grey, of which convert() would cut off what exceeds 255
+                pixels = np.asarray(image, np.float64)
+                white = next((top for top in (1, 255) if pixels.max() <= top), 65535)
+                if image.mode.startswith("I;16"):
+                    white = 65535
+                pixels = (pixels.clip(0, white) * (255 / white)).round()
+                image = Image.fromarray(pixels.astype(np.uint8))
             if "transparency" in image.info:
                 # straight to RGB, a palette with transparent colours makes PIL warn
                 image = image.convert("RGBA")
@@ -62,6 +68,11 @@ def test_transform():
             transforms.Normalize(mean=config.MEAN, std=config.STD),
         ]
     )
+
+
+def ignore_interrupt(workerId):
+    """Leave Ctrl-C to the script, which ends its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def draw_seed(*numbers):
@@ -128,7 +139,8 @@ def get_dataloader(rootDir, transforms, bs, shuffle=True):
         ds,
         EpochSampler(ds) if shuffle else SequentialSampler(ds),
         bs,
-        num_workers=config.NUM_WORKERS,
+        num_workers=devices.share_out(config.NUM_WORKERS),
+        worker_init_fn=ignore_interrupt,
         # workers that stay: to fork new ones each epoch copies what memory the training uses,
         # 2 to 4 s on a CPU
         persistent_workers=config.NUM_WORKERS > 0,

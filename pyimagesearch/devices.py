@@ -9,6 +9,7 @@ import signal
 import sys
 from contextlib import contextmanager
 
+import joblib
 import torch
 from torch import distributed, nn
 from torch.utils.data import BatchSampler, DataLoader
@@ -20,20 +21,29 @@ def start():
     """Join the processes that torchrun started, if it did; each takes the device of its number."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return
-    if config.DEVICE.type == "cuda":
+    if torch.cuda.is_available() and torch.device(config.DEVICE).type == "cuda":
         config.DEVICE = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         if config.DEVICE.index >= torch.cuda.device_count():
             sys.exit("[ERROR] more processes than GPUs: start them with --nproc-per-node=gpu")
         torch.cuda.set_device(config.DEVICE)
-    distributed.init_process_group("nccl" if config.DEVICE.type == "cuda" else "gloo")
-    # the processes of a machine share its CPUs
-    config.NUM_WORKERS = -(-config.NUM_WORKERS // int(os.environ["LOCAL_WORLD_SIZE"]))
+        distributed.init_process_group("nccl", device_id=config.DEVICE)
+    else:
+        config.DEVICE = torch.device("cpu")
+        if os.environ.get("OMP_NUM_THREADS") == "1":
+            # what torchrun sets unless told otherwise; the processes share all CPUs
+            torch.set_num_threads(share_out(joblib.cpu_count()))
+        distributed.init_process_group("gloo")
 
 
 def stop():
     """Leave the processes that start() joined."""
     if distributed.is_initialized():
         distributed.destroy_process_group()
+
+
+def share_out(number):
+    """Return this process's part of a number of CPUs, which the processes of a machine share."""
+    return -(-number // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
 def count_processes():
@@ -65,7 +75,10 @@ def wrap_model(model):
     # with the channels last, convolutions need not reorder their input
     model = model.to(config.DEVICE, memory_format=torch.channels_last)
     if distributed.is_initialized():
-        return nn.parallel.DistributedDataParallel(model)
+        # frozen batch normalization has nothing to tell the other processes
+        norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+        changing = any(norm.weight.requires_grad for norm in norms)
+        return nn.parallel.DistributedDataParallel(model, broadcast_buffers=changing)
     return nn.DataParallel(model) if count_gpus() > 1 else model
 
 
@@ -93,10 +106,22 @@ def make_loader(ds, sampler, bs, **options):
 
     options: further arguments of DataLoader.
     """
+    if sys.platform == "linux" and options["num_workers"] > 0:
+        # the default until Python 3.14; needs no main guard in the script, and starts at once
+        options["multiprocessing_context"] = "fork"
     if count_processes() == 1:
         return DataLoader(ds, batch_size=bs, sampler=sampler, **options)
     batchSampler = SharedBatchSampler(sampler, bs, drop_last=False)
     return DataLoader(ds, batch_sampler=batchSampler, **options)
+
+
+def smallest_share(size):
+    """Return the number of images on the device that gets fewest of a batch of so many."""
+    if count_processes() > 1:
+        return max(size // count_processes(), 1)
+    # nn.DataParallel cuts the batch into pieces of this size, and the last takes the rest
+    piece = -(-size // count_devices())
+    return size % piece or piece
 
 
 def get_batches(loader):
@@ -135,7 +160,7 @@ def defer_interrupt():
         yield raise_interrupt
     finally:
         signal.signal(signal.SIGINT, before)
-    raise_interrupt()
+        raise_interrupt()
 
 
 def add_up(*values):

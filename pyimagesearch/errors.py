@@ -60,4 +60,6 @@ def run(main, goOn):
     except KeyboardInterrupt:
         # another Ctrl-C must not break the tidying up
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        stop(f"\n[INFO] interrupted: {goOn}" if devices.get_rank() == 0 else "", 130)
+        if devices.get_rank() > 0:
+            sys.exit(130)
+        stop(f"\n[INFO] interrupted: {goOn}", 130)

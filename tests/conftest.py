@@ -67,6 +67,12 @@ def run_script(name, *flags, cwd=".", pythonFlags=("-W", "error"), env=None):
     )
 
 
+def run_torchrun(processes, name, *flags, options=(), **others):
+    """Run one of the scripts in several processes; see run_script."""
+    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    return run_script(name, *flags, pythonFlags=[*launch, *options], **others)
+
+
 class TinyNet(torch.nn.Module):
     """A base network like DenseNet121 in what FoodClassifier needs, but quick."""
 

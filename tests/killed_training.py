@@ -1,7 +1,8 @@
 """Run train_distributed.py with the arguments given, and kill it at the moment KILL_AT names.
 
 The moments, each with the number of times that it is let pass: step, an optimizer step; write, the
-middle of writing a file; replace, a complete file not yet in its place; report, the report.
+middle of writing a file; replace, a complete file not yet in its place; report, the report. With
+KILL_ONCE, the folder named so is made, and no process is killed once it is there.
 """
 
 import builtins
@@ -22,6 +23,12 @@ def kill_when_due():
     """Kill this process if the moment has been let pass often enough."""
     global remaining
     if remaining == 0:
+        if "KILL_ONCE" in os.environ:
+            # of several processes one, and not again when they are started again
+            try:
+                os.mkdir(os.environ["KILL_ONCE"])
+            except FileExistsError:
+                return
         os.kill(os.getpid(), signal.SIGKILL)
     remaining -= 1
 

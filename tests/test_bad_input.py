@@ -212,9 +212,9 @@ BAD_INPUTS = [
         1,
     ),
     (
-        "a last batch of one small image",
+        "batches of one small image",
         TRAINING,
-        TRAIN + " --local-batch-size 7",
+        TRAIN + " --local-batch-size 1",
         lambda: None,
         "change LOCAL_BATCH_SIZE",
         1,

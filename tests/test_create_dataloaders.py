@@ -129,6 +129,8 @@ def test_load_image_reads_every_mode_as_the_same_rgb():
         "transparent.png": transparent,
         "sixteen.png": Image.fromarray(grey.astype(np.uint16) * 257),
         "sixteen.tif": Image.fromarray(grey.astype(np.uint16) * 257),
+        "long.tif": Image.fromarray(grey.astype(np.int32)),
+        "float.tif": Image.fromarray((grey / 255).astype(np.float32)),
         "cmyk.tif": image.convert("RGB").convert("CMYK"),
         "größe.bmp": image.convert("RGB"),
     }.items():

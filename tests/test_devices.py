@@ -1,9 +1,14 @@
+import os
+import re
+import signal
+from pathlib import Path
+
 import pytest
 import torch
-from conftest import TinyNet
+from conftest import PROJECT, TinyNet, draw_class_folders, run_script, run_torchrun
 from torch import nn
 
-from pyimagesearch import config, devices
+from pyimagesearch import config, devices, files
 
 
 @pytest.mark.parametrize(
@@ -48,3 +53,77 @@ def test_precision_is_what_the_device_computes_fastest(monkeypatch):
         assert devices.compute_dtype(torch.device("cpu")) == dtype
         with devices.autocast(torch.device("cpu")):
             assert torch.mm(torch.ones(2, 2), torch.ones(2, 2)).dtype == dtype
+
+
+@pytest.mark.parametrize(
+    ("size", "processes", "gpus", "share"),
+    [(5, 1, 0, 5), (1, 1, 0, 1), (13, 1, 4, 1), (6, 1, 4, 2), (7, 3, 3, 2), (2, 4, 4, 1)],
+)
+def test_smallest_share_of_a_batch(monkeypatch, size, processes, gpus, share):
+    monkeypatch.setattr(devices, "count_processes", lambda: processes)
+    monkeypatch.setattr(devices, "count_gpus", lambda: gpus)
+    assert devices.smallest_share(size) == share
+
+
+@pytest.mark.parametrize("counts", [(8, 4, 1), (7, 3, 1), (1, 1, 1)])
+def test_processes_give_the_same_answer_as_one(counts):
+    # 24 images in batches of 6; 21, whose last batch has 3 for 2 processes; 3, for 4 processes
+    draw_class_folders(Path("dataset"), counts=counts)
+    script = PROJECT / "tests" / "step_with_torchrun.py"
+    processes = 4 if counts[0] == 1 else 2
+    env = {"PYTHONPATH": str(PROJECT)}
+    for run in (
+        run_script(script, "one/state.pth", env=env),
+        run_torchrun(processes, script, "many/state.pth", env=env),
+    ):
+        assert run.returncode == 0, run.stderr
+    (one, many) = (files.load_state(f"{name}/state.pth") for name in ("one", "many"))
+    for key in ("train", "val"):
+        assert many[key] == [pytest.approx(pair, rel=1e-5) for pair in one[key]]
+    for key, tensor in one["model"].items():
+        assert torch.allclose(many["model"][key], tensor, rtol=1e-4, atol=1e-6), key
+    assert all(torch.equal(a, b) for a, b in zip(one["preds"], many["preds"], strict=True))
+
+
+FLAGS = "--image-size 64 --num-workers 2 --local-batch-size 5 --no-pretrained --epochs 3".split()
+
+
+def test_torchrun_trains_prints_once_counts_each_image_once_and_survives_a_kill():
+    # 21 training images in batches of 10, 7 validation and 5 test images: uneven everywhere
+    draw_class_folders(Path("dataset"), counts=(7, 2, 2))
+    (Path("dataset/evaluation/Soup/1.jpg")).unlink()
+    (Path("dataset/validation/Soup/1.jpg")).unlink()
+    # killed in epoch 2, in one of the processes; torchrun starts them again
+    driver = PROJECT / "tests" / "killed_training.py"
+    run = run_torchrun(
+        2,
+        driver,
+        *FLAGS,
+        "--resume",
+        options=["--max-restarts=1"],
+        env={"KILL_AT": "step:4", "KILL_ONCE": "killed", "PYTHONPATH": str(PROJECT)},
+    )
+    assert run.returncode == 0, run.stderr
+    assert "Signal 9" in run.stderr or str(-signal.SIGKILL) in run.stderr
+    assert os.path.exists("killed")
+    assert re.findall(r"EPOCH: (\d)/3", run.stdout) == ["1", "2", "3"]
+    assert run.stdout.count("[INFO] using a batch size of 10...") == 2
+    assert "[INFO] resuming after epoch 1/3..." in run.stdout
+    assert re.search(r"accuracy +[01]\.\d\d +5\n", Path(config.REPORT_PATH).read_text())
+    # in one process, the weights are those of the plain model
+    state = files.load_state(config.MODEL_PATH)
+    assert "baseModel.features.conv0.weight" in state
+    run = run_script("distributed_inference.py", "--image-size", "64")
+    assert run.returncode == 0, run.stderr
+
+
+def test_bad_input_is_said_once_by_several_processes():
+    draw_class_folders(Path("dataset"), counts=(4, 2, 2))
+    # the second process's share, sometimes the first's
+    Path("dataset/validation/Bread/1.jpg").write_text("no image")
+    run = run_torchrun(2, "train_distributed.py", *FLAGS)
+    assert run.returncode != 0
+    errors = [line for line in run.stderr.splitlines() if "[ERROR]" in line]
+    assert len(errors) == 1, run.stderr
+    assert "1.jpg: cannot be read as an image" in errors[0]
+    assert "RuntimeError" not in run.stderr

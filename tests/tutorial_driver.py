@@ -9,34 +9,33 @@ from torchvision.models import densenet121
 from pyimagesearch import config, create_dataloaders
 from pyimagesearch.food_classifier import FoodClassifier
 
-if __name__ == "__main__":
-    trainTransform = transforms.Compose(
-        [
-            transforms.RandomResizedCrop(32),
-            transforms.ToTensor(),
-            transforms.Normalize(mean=config.MEAN, std=config.STD),
-        ]
-    )
-    (trainDS, trainLoader) = create_dataloaders.get_dataloader(
-        config.TRAIN, transforms=trainTransform, bs=5
-    )
-    (valDS, valLoader) = create_dataloaders.get_dataloader(
-        config.VAL, transforms=trainTransform, bs=5, shuffle=False
-    )
-    model = FoodClassifier(densenet121(weights=None), len(trainDS.classes))
-    model = model.to(config.DEVICE)
-    lossFunc = nn.CrossEntropyLoss()
-    opt = optim.Adam(model.parameters(), lr=config.LR)
-    scaler = torch.amp.GradScaler("cuda", enabled=torch.cuda.is_available())
-    model.train()
-    for x, y in trainLoader:
-        with torch.autocast(config.DEVICE.type, enabled=torch.cuda.is_available()):
-            (x, y) = (x.to(config.DEVICE), y.to(config.DEVICE))
-            pred = model(x)
-            loss = lossFunc(pred, y)
-        scaler.scale(loss).backward()
-        scaler.step(opt)
-        scaler.update()
-        opt.zero_grad()
-    torch.save(model.state_dict(), config.MODEL_PATH)
-    print(len(trainDS), len(valDS), trainDS.classes)
+trainTransform = transforms.Compose(
+    [
+        transforms.RandomResizedCrop(32),
+        transforms.ToTensor(),
+        transforms.Normalize(mean=config.MEAN, std=config.STD),
+    ]
+)
+(trainDS, trainLoader) = create_dataloaders.get_dataloader(
+    config.TRAIN, transforms=trainTransform, bs=5
+)
+(valDS, valLoader) = create_dataloaders.get_dataloader(
+    config.VAL, transforms=trainTransform, bs=5, shuffle=False
+)
+model = FoodClassifier(densenet121(weights=None), len(trainDS.classes))
+model = model.to(config.DEVICE)
+lossFunc = nn.CrossEntropyLoss()
+opt = optim.Adam(model.parameters(), lr=config.LR)
+scaler = torch.amp.GradScaler("cuda", enabled=torch.cuda.is_available())
+model.train()
+for x, y in trainLoader:
+    with torch.autocast(config.DEVICE.type, enabled=torch.cuda.is_available()):
+        (x, y) = (x.to(config.DEVICE), y.to(config.DEVICE))
+        pred = model(x)
+        loss = lossFunc(pred, y)
+    scaler.scale(loss).backward()
+    scaler.step(opt)
+    scaler.update()
+    opt.zero_grad()
+torch.save(model.state_dict(), config.MODEL_PATH)
+print(len(trainDS), len(valDS), trainDS.classes)
