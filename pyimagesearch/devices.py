@@ -26,13 +26,26 @@ def start():
         if config.DEVICE.index >= torch.cuda.device_count():
             sys.exit("[ERROR] more processes than GPUs: start them with --nproc-per-node=gpu")
         torch.cuda.set_device(config.DEVICE)
-        distributed.init_process_group("nccl", device_id=config.DEVICE)
+        join_processes("nccl", device_id=config.DEVICE)
     else:
         config.DEVICE = torch.device("cpu")
         if os.environ.get("OMP_NUM_THREADS") == "1":
             # what torchrun sets unless told otherwise; the processes share all CPUs
             torch.set_num_threads(share_out(joblib.cpu_count()))
-        distributed.init_process_group("gloo")
+        join_processes("gloo")
+
+
+def join_processes(backend, **options):
+    """Join the process group over the store that torchrun offers.
+
+    torchrun keeps that store when it starts processes again, and the addresses of the dead ones
+    with it (torch 2.15): on one machine each start gets a part of the store of its own. On several,
+    the count of starts may differ, and TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 does it.
+    """
+    (store, rank, size) = next(distributed.rendezvous("env://"))
+    if os.environ["LOCAL_WORLD_SIZE"] == os.environ["WORLD_SIZE"]:
+        store = distributed.PrefixStore(os.environ["TORCHELASTIC_RESTART_COUNT"], store)
+    distributed.init_process_group(backend, store=store, rank=rank, world_size=size, **options)
 
 
 def stop():
@@ -75,10 +88,7 @@ def wrap_model(model):
     # with the channels last, convolutions need not reorder their input
     model = model.to(config.DEVICE, memory_format=torch.channels_last)
     if distributed.is_initialized():
-        # frozen batch normalization has nothing to tell the other processes
-        norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-        changing = any(norm.weight.requires_grad for norm in norms)
-        return nn.parallel.DistributedDataParallel(model, broadcast_buffers=changing)
+        return nn.parallel.DistributedDataParallel(model)
     return nn.DataParallel(model) if count_gpus() > 1 else model
 
 
