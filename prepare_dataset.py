@@ -143,8 +143,8 @@ def check_dataset(splits, skipBad):
         print(*problems, sep="\n")
         advice = "; --skip-bad leaves out unreadable images and those without a class"
         raise UserError(
-            f"nothing was copied, {len(problems)} problems to put right are listed above, the "
-            f"first: {problems[0]}{'' if skipBad else advice}"
+            f"nothing was copied; problems listed above: {len(problems)}, the first: "
+            f"{problems[0]}{advice if bad and not skipBad else ''}"
         )
     return bad
 

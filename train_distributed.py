@@ -37,7 +37,10 @@ def get_dataloaders(batchSize):
         # a class that one split lacks would shift every label after it
         if ds.classes != trainDS.classes:
             odd = ", ".join(sorted(set(ds.classes) ^ set(trainDS.classes)))
-            raise UserError(f"{trainDS.root} and {ds.root} differ in their classes: {odd}")
+            raise UserError(
+                f"{trainDS.root} and {ds.root} differ in their classes: {odd}; "
+                "prepare both from the same classes"
+            )
     sizes = {min(batchSize, len(trainDS)), len(trainDS) % batchSize} - {0}
     alone = any(devices.smallest_share(size) == 1 for size in sizes)
     if alone and not config.PRETRAINED and config.IMAGE_SIZE < 61:

@@ -38,7 +38,9 @@ def load_image(path):
             return image.convert("RGB")
     # a broken file makes PIL raise nearly anything
     except Exception as error:
-        raise UserError(f"{path}: cannot be read as an image ({error})") from error
+        raise UserError(
+            f"{path}: cannot be read as an image ({error}); replace or remove it"
+        ) from error
 
 
 def get_classes():

@@ -102,7 +102,7 @@ def test_all_problems_are_listed_together_and_nothing_is_copied(capsys):
     for path in Path("Food-11/evaluation").glob("4_*"):
         path.unlink()
     draw_image(Path("dataset/training/Pizza/0_0.jpg"), 0)
-    with pytest.raises(UserError, match="nothing was copied, 4 problems") as error:
+    with pytest.raises(UserError, match="nothing was copied; problems listed above: 4") as error:
         prepare()
     assert "--skip-bad" in str(error.value)
     lines = capsys.readouterr().out.splitlines()
