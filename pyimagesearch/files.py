@@ -12,7 +12,12 @@ from .errors import UserError
 
 
 def make_folder(path):
-    """Make the folder of the file path. Raises UserError if no file can be written there."""
+    """Make the folder of the file path, in the process that writes files.
+
+    Raises UserError if no file can be written there.
+    """
+    if devices.get_rank() > 0:
+        return
     folder = os.path.dirname(path) or "."
     with suppress(OSError):
         os.makedirs(folder, exist_ok=True)
