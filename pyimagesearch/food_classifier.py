@@ -1,16 +1,53 @@
 # import the necessary packages
 from torch import nn
+from torch.autograd import Function
+from torch.nn.functional import batch_norm
 
 from . import devices
 
 
-def freeze_batch_norm(model):
-    """Freeze every batch normalization of model: no gradients, statistics as they are.
+class FixedNorm(Function):
+    """Batch normalization by constants, whose backward pass needs no more than the gradient.
 
-    A FoodClassifier keeps such layers frozen through every later train() call.
+    PyTorch's own keeps its input, for the gradient of its weight, even where that is frozen: a
+    third of what DenseNet121 keeps in memory while it trains.
     """
+
+    @staticmethod
+    def forward(ctx, x, mean, var, weight, bias, eps):
+        ctx.save_for_backward(var, weight)
+        ctx.eps = eps
+        return batch_norm(x, mean, var, weight, bias, eps=eps)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (var, weight) = ctx.saved_tensors
+        # the derivative of (x - mean) * weight / sqrt(var + eps) + bias is the same without
+        # mean and bias
+        zeros = var.new_zeros(len(var))
+        return batch_norm(grad, zeros, var, weight, zeros, eps=ctx.eps), *[None] * 5
+
+
+class FrozenBatchNorm2d(nn.BatchNorm2d):
+    """Batch normalization whose weight, bias and statistics are constants, in training too."""
+
+    def forward(self, x):
+        """Return x (N, C, H, W) normalized."""
+        return FixedNorm.apply(
+            x, self.running_mean, self.running_var, self.weight, self.bias, self.eps
+        )
+
+    def train(self, mode=True):
+        """Stay in evaluation mode."""
+        return super().train(False)
+
+
+def freeze_batch_norm(model):
+    """Freeze every batch normalization of model: no gradients, statistics as they are."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
+            # the same module with the same state, that computes in another way
+            module.__class__ = FrozenBatchNorm2d
             module.requires_grad_(False)
             module.eval()
 
@@ -33,11 +70,3 @@ class FoodClassifier(nn.Module):
             features = self.baseModel(x)
             logits = self.classifier(features)
         return logits.float()
-
-    def train(self, mode=True):
-        """Switch to training (or evaluation) mode; frozen batch normalization stays frozen."""
-        super().train(mode)
-        for module in self.baseModel.modules():
-            if isinstance(module, nn.BatchNorm2d) and not module.weight.requires_grad:
-                module.eval()
-        return self

@@ -1,3 +1,4 @@
+import copy
 import inspect
 
 import pytest
@@ -69,6 +70,32 @@ def test_frozen_batch_norm_stays_bit_for_bit_while_convolutions_train():
     assert len(after) == 121 * 5
     assert all(torch.equal(before[key], after[key]) for key in before)
     assert not torch.equal(conv, baseModel.features.conv0.weight)
+
+
+def test_frozen_batch_norm_computes_the_same_and_keeps_no_input():
+    plain = nn.BatchNorm2d(3).eval()
+    for tensor in plain.state_dict().values():
+        tensor.copy_(torch.rand(3) + 0.5 if tensor.ndim else tensor)
+    frozen = copy.deepcopy(plain)
+    freeze_batch_norm(frozen)
+    x = torch.randn(4, 3, 5, 5)
+    (answers, shapes) = ([], [])
+
+    def keep(tensor):
+        shapes.append(tensor.shape)
+        return tensor
+
+    for norm in (plain, frozen.train()):
+        leaf = x.clone().requires_grad_()
+        shapes.clear()
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            out = norm(leaf)
+        (out**2).sum().backward()
+        answers.append((out, leaf.grad))
+    for expected, found in zip(*answers, strict=True):
+        assert torch.allclose(found, expected, rtol=1e-5)
+    # nothing but the constants, one number per channel
+    assert set(shapes) == {(3,)}
 
 
 def test_train_does_not_thaw_frozen_batch_norm():
