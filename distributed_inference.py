@@ -1,7 +1,10 @@
-"""Step 3: look at predictions, for a batch of test images or for image files of your own."""
+"""Step 3: look at predictions, for a batch of test images or for photographs of your own."""
 
 # import the necessary packages
+import os
+
 import torch
+from imutils import paths
 from torchvision.models import densenet121
 
 from pyimagesearch import cli, config, create_dataloaders, devices, files, reporting
@@ -37,24 +40,57 @@ def get_test_batch(batchSize):
     return x, y, testDS.classes
 
 
-def read_images(imagePaths):
-    """Return the images at imagePaths as one batch (N, 3, H, W)."""
-    transform = create_dataloaders.test_transform()
-    return torch.stack([transform(create_dataloaders.load_image(path)) for path in imagePaths])
+def find_images(names):
+    """Return the paths of all image files that names, files and folders, stand for.
+
+    Raises UserError for a folder without images.
+    """
+    imagePaths = []
+    for name in names:
+        found = sorted(paths.list_images(name)) if os.path.isdir(name) else [name]
+        if not found:
+            kinds = " ".join(paths.image_types)
+            raise UserError(f"{name}: no image in this folder ({kinds}); name another")
+        imagePaths += found
+    return imagePaths
 
 
-def predict(model, x, batchSize):
+def predict(model, x):
     """Return the probability of each class (N, numClasses) for images x (N, 3, H, W)."""
     with torch.inference_mode():
-        return torch.cat(
-            [model(batch.to(config.DEVICE)).softmax(1).cpu() for batch in x.split(batchSize)]
-        )
+        return model(x.to(config.DEVICE)).softmax(1).cpu()
+
+
+def classify_files(model, imagePaths, classes, batchSize):
+    """Print the three likeliest classes of each image file.
+
+    Returns images (N, 3, H, W) and titles of as many as are shown.
+    """
+    transform = create_dataloaders.test_transform()
+    loader = create_dataloaders.get_file_loader(imagePaths, transform, batchSize)
+    (images, titles) = ([], [])
+    for x, places, _, _ in devices.get_batches(loader):
+        for image, place, row in zip(x.cpu(), places.tolist(), predict(model, x), strict=True):
+            (top, indices) = row.topk(min(3, len(classes)))
+            guesses = [f"{classes[i]} {p:.2f}" for p, i in zip(top, indices, strict=True)]
+            print(f"{imagePaths[place]}: {', '.join(guesses)}")
+            if len(images) < reporting.MAX_PICTURES:
+                images.append(image)
+                titles.append(f"{os.path.basename(imagePaths[place])}\nPredicted: {guesses[0]}")
+    return torch.stack(images), titles
 
 
 def main():
-    parser = cli.make_parser(__doc__, ["IMAGE_SIZE", "PRED_BATCH_SIZE", "SEED", "NUM_WORKERS"])
+    parser = cli.make_parser(
+        __doc__,
+        ["IMAGE_SIZE", "PRED_BATCH_SIZE", "SEED", "NUM_WORKERS"],
+        example="python distributed_inference.py lunch.jpg holiday/",
+    )
     parser.add_argument(
-        "imagePaths", nargs="*", metavar="IMAGE", help="files to classify instead of test images"
+        "paths",
+        nargs="*",
+        metavar="PATH",
+        help="image files, and folders of such, to classify (default: a batch of test images)",
     )
     args = cli.parse_args(parser)
     files.make_folder(config.RESULTS_PATH)
@@ -63,28 +99,24 @@ def main():
     print(f"[INFO] number of GPUs found: {devices.count_gpus()}...")
     batchSize = config.PRED_BATCH_SIZE * devices.count_devices()
     print(f"[INFO] using a batch size of {batchSize}...")
+    print(f"[INFO] running on {devices.describe_devices()}...")
 
-    if args.imagePaths:
+    if args.paths:
+        imagePaths = find_images(args.paths)
         classes = create_dataloaders.get_classes()
-        x = read_images(args.imagePaths)
+        model = load_model(len(classes))
+        (x, titles) = classify_files(model, imagePaths, classes, batchSize)
+        if len(x) < len(imagePaths):
+            print(f"[INFO] {config.RESULTS_PATH} shows the first {len(x)} of {len(imagePaths)}...")
+        reporting.plot_predictions(x, titles)
     else:
         (x, y, classes) = get_test_batch(batchSize)
-    probabilities = predict(load_model(len(classes)), x, batchSize)
-
-    if args.imagePaths:
-        titles = []
-        for imagePath, row in zip(args.imagePaths, probabilities, strict=True):
-            (top, indices) = row.topk(min(3, len(classes)))
-            guesses = [f"{classes[i]} {p:.2f}" for p, i in zip(top, indices, strict=True)]
-            print(f"{imagePath}: {', '.join(guesses)}")
-            titles.append(f"Predicted: {guesses[0]}")
-    else:
-        preds = probabilities.argmax(1)
+        preds = predict(load_model(len(classes)), x).argmax(1)
         titles = [
-            f"Ground Truth: {classes[truth]}, Predicted: {classes[pred]}"
+            f"Ground Truth: {classes[truth]},\nPredicted: {classes[pred]}"
             for truth, pred in zip(y, preds, strict=True)
         ]
-    reporting.plot_predictions(x, titles)
+        reporting.plot_predictions(x, titles, hits=(y == preds).tolist())
 
 
 if __name__ == "__main__":

@@ -189,16 +189,16 @@ def make_sample():
 
 
 def main():
-    parser = cli.make_parser(__doc__, ["SEED"])
+    parser = cli.make_parser(__doc__, ["SEED"], example="python prepare_dataset.py --skip-bad")
     parser.add_argument(
         "--sample",
         action="store_true",
-        help="first draw a small synthetic Food-11 at DATA_PATH, unless that exists",
+        help="first draw a small synthetic Food-11 at DATA_PATH, unless that exists (default: no)",
     )
     parser.add_argument(
         "--skip-bad",
         action="store_true",
-        help="leave out images that are unreadable or whose name gives no class",
+        help="leave out images that are unreadable or whose name gives no class (default: no)",
     )
     args = cli.parse_args(parser)
     if args.sample:

@@ -8,11 +8,11 @@ import time
 import torch
 from torch import nn, optim
 from torchvision.models import DenseNet121_Weights, densenet121
-from tqdm import tqdm
 
 from pyimagesearch import checkpoint, cli, config, create_dataloaders, devices, files, reporting
 from pyimagesearch.errors import UserError, run
 from pyimagesearch.food_classifier import FoodClassifier, freeze_batch_norm
+from pyimagesearch.reporting import Progress
 
 DIVERGED = "the checkpoint of the last good epoch is kept; start again with a lower --lr"
 
@@ -86,18 +86,20 @@ def train_one_epoch(model, loader, lossFunc, opt, scaler, epoch):
     """
     model.train()
     (losses, correct, total) = ([], 0, 0)
-    for x, y, count, weight in devices.get_batches(loader):
-        pred = model(x)
-        loss = lossFunc(pred, y)
-        # scaled, as small gradients would vanish in half precision
-        scaler.scale(loss * weight).backward()
-        scaler.step(opt)
-        scaler.update()
-        opt.zero_grad()
-        # all sums stay on the device: to read them out at each step would make it wait
-        losses.append(loss.detach() * count)
-        correct += (pred.argmax(1) == y)[:count].sum()
-        total += count
+    with Progress(desc="training", total=len(loader), leave=False) as bar:
+        for x, y, count, weight in devices.get_batches(loader):
+            pred = model(x)
+            loss = lossFunc(pred, y)
+            # scaled, as small gradients would vanish in half precision
+            scaler.scale(loss * weight).backward()
+            scaler.step(opt)
+            scaler.update()
+            opt.zero_grad()
+            # all sums stay on the device: to read them out at each step would make it wait
+            losses.append(loss.detach() * count)
+            correct += (pred.argmax(1) == y)[:count].sum()
+            total += count
+            bar.count_batch(losses, correct, total)
     losses = torch.stack(losses)
     if not losses.isfinite().all():
         step = int(losses.isfinite().int().argmin()) + 1
@@ -109,24 +111,23 @@ def train_one_epoch(model, loader, lossFunc, opt, scaler, epoch):
 def evaluate(model, loader, lossFunc):
     """Return mean loss and accuracy over the images of loader, and the predicted classes."""
     model.eval()
-    (totalLoss, correct, preds) = (0, 0, [])
-    with torch.inference_mode():
+    (losses, correct, total, preds) = ([], 0, 0, [])
+    bar = Progress(desc="evaluating", total=len(loader), leave=False)
+    with bar, torch.inference_mode():
         for x, y, count, _ in devices.get_batches(loader):
             pred = model(x)
-            totalLoss += lossFunc(pred, y) * count
+            losses.append(lossFunc(pred, y) * count)
             correct += (pred.argmax(1) == y)[:count].sum()
             preds.append(pred.argmax(1)[:count])
+            total += count
+            bar.count_batch(losses, correct, total)
     preds = devices.collect(torch.cat(preds), loader)
-    (totalLoss, correct) = devices.add_up(totalLoss, correct)
+    (totalLoss, correct) = devices.add_up(torch.stack(losses).sum(), correct)
     return totalLoss / len(preds), correct / len(preds), preds
 
 
-def train(model, trainLoader, valLoader, lossFunc, resume):
-    """Train model until config.EPOCHS epochs are done, with a checkpoint after each.
-
-    Returns the history H: a list with a value per epoch for each of train_loss, train_acc,
-    val_loss and val_acc. With resume, the epochs of the checkpoint are not done again.
-    """
+def get_parts(model):
+    """Return by name what has a state while model trains, and a checkpoint therefore holds."""
     learningRate = config.LR * devices.count_devices()
     # fused: one pass over all parameters, not one per operation
     opt = optim.Adam(model.parameters(), lr=learningRate, fused=True)
@@ -135,30 +136,36 @@ def train(model, trainLoader, valLoader, lossFunc, resume):
         config.DEVICE.type, enabled=devices.compute_dtype(config.DEVICE) == torch.float16
     )
     lrScheduler = optim.lr_scheduler.StepLR(opt, step_size=10, gamma=0.1)
-    parts = {
-        "model": devices.unwrap_model(model),
-        "opt": opt,
-        "scaler": scaler,
-        "lrScheduler": lrScheduler,
-    }
+    plainModel = devices.unwrap_model(model)
+    return {"model": plainModel, "opt": opt, "scaler": scaler, "lrScheduler": lrScheduler}
+
+
+def train(model, trainLoader, valLoader, lossFunc, resume):
+    """Train model until config.EPOCHS epochs are done, with a checkpoint after each.
+
+    Returns the history H: a list with a value per epoch for each of train_loss, train_acc,
+    val_loss and val_acc. With resume, the epochs of the checkpoint are not done again.
+    """
+    parts = get_parts(model)
+    (opt, scaler) = (parts["opt"], parts["scaler"])
     classes = trainLoader.dataset.classes
     (done, H) = checkpoint.begin_training(parts, classes, resume)
     # order and augmentation of the images go on where the checkpoint was written
     trainLoader.batch_sampler.sampler.epoch = done
-    silent = devices.get_rank() > 0
-    for e in tqdm(range(done, config.EPOCHS), initial=done, total=config.EPOCHS, disable=silent):
-        (trainLoss, trainAcc) = train_one_epoch(model, trainLoader, lossFunc, opt, scaler, e + 1)
-        (valLoss, valAcc, _) = evaluate(model, valLoader, lossFunc)
-        if not math.isfinite(valLoss):
-            raise UserError(f"the validation loss of epoch {e + 1} is not a number; {DIVERGED}")
-        lrScheduler.step()
-        for name, value in zip(H, (trainLoss, trainAcc, valLoss, valAcc), strict=True):
-            H[name].append(value)
-        checkpoint.save_checkpoint(parts, e + 1, H, classes)
-        # print() would break the progress bar
-        tqdm.write(f"[INFO] EPOCH: {e + 1}/{config.EPOCHS}")
-        tqdm.write(f"Train loss: {trainLoss:.6f}, Train accuracy: {trainAcc:.4f}")
-        tqdm.write(f"Val loss: {valLoss:.6f}, Val accuracy: {valAcc:.4f}")
+    with Progress(range(done, config.EPOCHS), initial=done, total=config.EPOCHS) as epochs:
+        for e in epochs:
+            trained = train_one_epoch(model, trainLoader, lossFunc, opt, scaler, e + 1)
+            (valLoss, valAcc, _) = evaluate(model, valLoader, lossFunc)
+            if not math.isfinite(valLoss):
+                raise UserError(f"the validation loss of epoch {e + 1} is not a number; {DIVERGED}")
+            parts["lrScheduler"].step()
+            for name, value in zip(H, (*trained, valLoss, valAcc), strict=True):
+                H[name].append(value)
+            checkpoint.save_checkpoint(parts, e + 1, H, classes)
+            # print() would break the progress bars
+            epochs.write(f"[INFO] EPOCH: {e + 1}/{config.EPOCHS}")
+            epochs.write("Train loss: {:.6f}, Train accuracy: {:.4f}".format(*trained))
+            epochs.write(f"Val loss: {valLoss:.6f}, Val accuracy: {valAcc:.4f}")
     return H
 
 
@@ -166,9 +173,12 @@ def main():
     parser = cli.make_parser(
         __doc__,
         ["IMAGE_SIZE", "LOCAL_BATCH_SIZE", "EPOCHS", "LR", "SEED", "NUM_WORKERS", "PRETRAINED"],
+        example="python train_distributed.py --epochs 5 --lr 0.0005",
     )
     parser.add_argument(
-        "--resume", action="store_true", help="go on after the last epoch of an unfinished run"
+        "--resume",
+        action="store_true",
+        help="go on after the last epoch of an unfinished run (default: no)",
     )
     args = cli.parse_args(parser)
     files.make_folder(config.CHECKPOINT_PATH)
@@ -177,7 +187,10 @@ def main():
     print(f"[INFO] number of GPUs found: {devices.count_gpus()}...")
     batchSize = config.LOCAL_BATCH_SIZE * devices.count_devices()
     print(f"[INFO] using a batch size of {batchSize}...")
-    ((trainDS, trainLoader), (_, valLoader), (testDS, testLoader)) = get_dataloaders(batchSize)
+    print(f"[INFO] running on {devices.describe_devices()}...")
+    ((trainDS, trainLoader), (valDS, valLoader), (testDS, testLoader)) = get_dataloaders(batchSize)
+    for ds in (trainDS, valDS, testDS):
+        print(f"[INFO] {ds.root}: {len(ds)} images of {len(ds.classes)} classes...")
 
     model = devices.wrap_model(FoodClassifier(load_base_model(), len(trainDS.classes)))
     lossFunc = nn.CrossEntropyLoss()
@@ -193,6 +206,7 @@ def main():
     (_, _, preds) = evaluate(model, testLoader, lossFunc)
     reporting.save_report(testDS.targets, preds, testDS.classes)
     reporting.plot_confusion(testDS.targets, preds, testDS.classes)
+    reporting.save_history(H)
     reporting.plot_history(H)
 
 

@@ -3,6 +3,8 @@
 # import the necessary packages
 import argparse
 import math
+import re
+from difflib import get_close_matches
 from functools import partial
 
 import torch
@@ -17,7 +19,7 @@ SETTINGS = {
     "PRED_BATCH_SIZE": (int, 1, 65536, "images in an inference batch, per GPU"),
     "EPOCHS": (int, 1, 100000, "passes over the training images"),
     "LR": (float, 1e-9, 10, "learning rate, multiplied by the number of GPUs"),
-    "SEED": (int, 0, 2**32 - 1, "fixes random weights, order of images and augmentation"),
+    "SEED": (int, 0, 2**32 - 1, "fixes all that is drawn at random"),
     "NUM_WORKERS": (int, 0, 1024, "processes that load images; 0: the script itself loads them"),
     "PRETRAINED": (bool, False, True, "start from the ImageNet weights, not from random ones"),
 }
@@ -27,6 +29,11 @@ class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line, like all others, and exit with 2."""
 
     def error(self, message):
+        flags = re.findall(r"--[a-z-]+", self.format_usage())
+        words = message.split() if message.startswith("unrecognized") else []
+        for word in words:
+            for flag in get_close_matches(word.partition("=")[0], flags, n=1):
+                message += f"; did you mean {flag}?"
         self.exit(2, f"[ERROR] {message} (see {self.prog} --help)\n")
 
 
@@ -98,14 +105,13 @@ def check_config():
             raise UserError(f"{name} in config.py must be {noun}, not {value!r}")
 
 
-def make_parser(description, settings):
+def make_parser(description, settings, example):
     """Return a Parser with a flag for each of settings, names of constants in config.py.
 
     Raises UserError if config.py holds what cannot be used.
     """
     check_config()
-    formatter = argparse.ArgumentDefaultsHelpFormatter
-    parser = Parser(description=description, formatter_class=formatter)
+    parser = Parser(description=description, epilog=f"example: {example}")
     for name in settings:
         (kind, _, _, text) = SETTINGS[name]
         options = {"type": partial(read_setting, name), "metavar": "N"}
@@ -113,6 +119,7 @@ def make_parser(description, settings):
             options = {"action": argparse.BooleanOptionalAction}
         flag = "--" + name.lower().replace("_", "-")
         default = getattr(config, name)
+        text += " (default: %(default)s)"
         parser.add_argument(flag, dest=name, default=default, help=text, **options)
     return parser
 
@@ -120,6 +127,12 @@ def make_parser(description, settings):
 def parse_args(parser):
     """Return the parsed command line, after writing its settings into config for this run."""
     args = parser.parse_args()
+    changes = []
     for name in SETTINGS:
-        setattr(config, name, getattr(args, name, getattr(config, name)))
+        value = getattr(args, name, getattr(config, name))
+        if value != getattr(config, name):
+            changes.append(f"{name} = {value}")
+        setattr(config, name, value)
+    if changes:
+        print(f"[INFO] other than in config.py: {', '.join(changes)}...")
     return args

@@ -6,7 +6,7 @@ import zlib
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-from torch.utils.data import Sampler, SequentialSampler
+from torch.utils.data import Dataset, Sampler, SequentialSampler
 from torchvision import datasets, transforms
 
 from . import config, devices
@@ -114,6 +114,40 @@ class EpochSampler(Sampler):
         return ((self.epoch, index) for index in order.tolist())
 
 
+class ImageFiles(Dataset):
+    """Image files in the order given; item i is the image, as transforms makes it, and i."""
+
+    def __init__(self, imagePaths, transforms):
+        self.imagePaths = imagePaths
+        self.transforms = transforms
+
+    def __len__(self):
+        return len(self.imagePaths)
+
+    def __getitem__(self, index):
+        return self.transforms(load_image(self.imagePaths[index])), index
+
+
+def make_loader(ds, sampler, bs):
+    """Return a DataLoader over ds in batches of bs images, all its settings but the order."""
+    numWorkers = devices.share_out(config.NUM_WORKERS)
+    return devices.make_loader(
+        ds,
+        sampler,
+        bs,
+        # no more than there are batches
+        num_workers=min(numWorkers, -(-len(ds) // bs)),
+        worker_init_fn=ignore_interrupt,
+        # workers that stay: to fork new ones each epoch copies what memory the training uses,
+        # 2 to 4 s on a CPU
+        persistent_workers=numWorkers > 0,
+        # of its own, so that starting workers does not change what else is drawn at random
+        generator=torch.Generator().manual_seed(torch.initial_seed()),
+        # pinned memory speeds up the copy to a CUDA device, and exists for no other
+        pin_memory=config.DEVICE.type == "cuda",
+    )
+
+
 def get_dataloader(rootDir, transforms, bs, shuffle=True):
     """Return (dataset, loader) over the class folders of rootDir.
 
@@ -137,18 +171,15 @@ def get_dataloader(rootDir, transforms, bs, shuffle=True):
         reason = str(error.strerror or error).rstrip(".")
         raise UserError(f"{rootDir}: {reason}; run prepare_dataset.py first") from error
     ds.seed = config.SEED
-    loader = devices.make_loader(
-        ds,
-        EpochSampler(ds) if shuffle else SequentialSampler(ds),
-        bs,
-        num_workers=devices.share_out(config.NUM_WORKERS),
-        worker_init_fn=ignore_interrupt,
-        # workers that stay: to fork new ones each epoch copies what memory the training uses,
-        # 2 to 4 s on a CPU
-        persistent_workers=config.NUM_WORKERS > 0,
-        # of its own, so that starting workers does not change what else is drawn at random
-        generator=torch.Generator().manual_seed(torch.initial_seed()),
-        # pinned memory speeds up the copy to a CUDA device, and exists for no other
-        pin_memory=config.DEVICE.type == "cuda",
-    )
+    loader = make_loader(ds, EpochSampler(ds) if shuffle else SequentialSampler(ds), bs)
     return (ds, loader)
+
+
+def get_file_loader(imagePaths, transforms, bs):
+    """Return a DataLoader over the image files at imagePaths, in this order.
+
+    It yields float images (N, 3, H, W), and their places in imagePaths as int64 (N,); see
+    get_dataloader for the arguments.
+    """
+    ds = ImageFiles(imagePaths, transforms)
+    return make_loader(ds, SequentialSampler(ds), bs)

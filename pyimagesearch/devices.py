@@ -5,8 +5,10 @@
 
 # import the necessary packages
 import os
+import platform
 import signal
 import sys
+from collections import Counter
 from contextlib import contextmanager
 
 import joblib
@@ -81,6 +83,27 @@ def count_gpus():
 def count_devices():
     """Return the number of devices that share a batch: all GPUs, or one CPU per process."""
     return max(count_gpus(), count_processes())
+
+
+def describe_devices():
+    """Return the names of all devices and the precision that they compute in, to be read.
+
+    All processes have to call it together.
+    """
+    if config.DEVICE.type == "cuda":
+        gpus = range(count_gpus()) if config.DEVICE.index is None else [config.DEVICE]
+        names = [torch.cuda.get_device_name(gpu) for gpu in gpus]
+    elif config.DEVICE.type == "mps":
+        names = ["Apple GPU"]
+    else:
+        instructions = torch.backends.cpu.get_cpu_capability()
+        names = [f"CPU ({platform.machine()}, {instructions}, {torch.get_num_threads()} threads)"]
+    if distributed.is_initialized():
+        lists = [None] * count_processes()
+        distributed.all_gather_object(lists, names)
+        names = sum(lists, [])
+    parts = [f"{count} x {name}" for name, count in Counter(names).items()]
+    return f"{', '.join(parts)}, computing in {compute_dtype(config.DEVICE)}".replace("torch.", "")
 
 
 def wrap_model(model):

@@ -1,22 +1,67 @@
-# The pictures and the report in output/.
+# What a run tells: its progress, and the report and pictures in output/.
 
 # import the necessary packages
+import csv
 import io
+import math
+import os
+import warnings
 
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
 from matplotlib.ticker import MaxNLocator
-from sklearn.metrics import ConfusionMatrixDisplay, classification_report
+from sklearn.metrics import ConfusionMatrixDisplay, classification_report, confusion_matrix
+from tqdm import tqdm
 
-from . import config
+from . import config, devices
 from .files import write_file
+
+# pictures that results.png has room for: eight rows of four
+MAX_PICTURES = 32
+
+
+class Progress(tqdm):
+    """A progress bar on a terminal; a log file, and all processes but the first, go without."""
+
+    def __init__(self, *args, **options):
+        disable = True if devices.get_rank() > 0 else None
+        super().__init__(*args, disable=disable, mininterval=0.5, **options)
+
+    def count_batch(self, losses, correct, total):
+        """Advance by a batch; twice a second show mean loss, accuracy and images per second.
+
+        Args:
+            losses: list of 0-dimensional tensors, the sum of the losses of each batch so far.
+            correct: 0-dimensional tensor, how many images were classified right so far.
+            total: number of images so far, of this process.
+        """
+        # true when it is time to show something: to read the sums makes the device wait
+        if self.update():
+            loss = torch.stack(losses).sum().item() / total
+            rate = total * devices.count_processes() / self.format_dict["elapsed"]
+            self.set_postfix_str(
+                f"loss {loss:.4f}, accuracy {correct.item() / total:.4f}, {rate:.1f} images/s"
+            )
 
 
 def save_figure(figure, path):
     """Write figure to path as a PNG."""
+    # letters that the font lacks show as boxes
+    warnings.filterwarnings("ignore", "Glyph .* missing from")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", bbox_inches="tight")
     write_file(path, buffer.getvalue())
+
+
+def save_history(H):
+    """Save history H beside the plot, as CSV with a row per epoch; see plot_history."""
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["epoch", *H])
+    for epoch, values in enumerate(zip(*H.values(), strict=True), start=1):
+        writer.writerow([epoch, *values])
+    write_file(os.path.splitext(config.PLOT_PATH)[0] + ".csv", table.getvalue().encode())
 
 
 def plot_history(H):
@@ -33,8 +78,9 @@ def plot_history(H):
         axes.set_title("Training Loss and Accuracy on Dataset")
         axes.set_xlabel("Epoch #")
         axes.set_ylabel("Loss/Accuracy")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        axes.legend(loc="lower left")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
+        # under the axes, where it covers no curve
+        axes.legend(loc="lower left", bbox_to_anchor=(0, -0.25), ncols=len(H))
         save_figure(figure, config.PLOT_PATH)
     plt.close(figure)
 
@@ -59,39 +105,69 @@ def save_report(targets, preds, classes):
 
 
 def plot_confusion(targets, preds, classes):
-    """Save the confusion matrix of the predictions to CONFUSION_PATH; see save_report."""
-    side = max(5, 0.8 * len(classes))
+    """Save the confusion matrix to CONFUSION_PATH: of the images of each class, how many were
+    taken for which, and their share; see save_report."""
+    counts = confusion_matrix(targets, preds, labels=range(len(classes)))
+    # a class without images has no shares
+    rates = counts / counts.sum(1, keepdims=True).clip(1)
+    display = ConfusionMatrixDisplay(rates, display_labels=classes)
+    side = 2 + min(0.7 * len(classes), 40)
     (figure, axes) = plt.subplots(figsize=(side, side))
-    ConfusionMatrixDisplay.from_predictions(
-        targets,
-        preds,
-        labels=range(len(classes)),
-        display_labels=classes,
+    # of more classes than this, numbers could not be read
+    isLegible = len(classes) <= 50
+    display.plot(
+        include_values=isLegible,
         cmap="Blues",
+        im_kw={"vmin": 0, "vmax": 1},
         colorbar=False,
         xticks_rotation=45,
         ax=axes,
     )
-    plt.setp(axes.get_xticklabels(), ha="right", rotation_mode="anchor")
+    if isLegible:
+        for text, count, rate in zip(display.text_.flat, counts.flat, rates.flat, strict=True):
+            text.set_text(f"{count}\n{rate:.0%}" if count else "")
+    axes.set_title("Test images, and percent of the true class")
+    plt.setp(axes.get_xticklabels(), ha="right", rotation_mode="anchor", parse_math=False)
+    plt.setp(axes.get_yticklabels(), parse_math=False)
     save_figure(figure, config.CONFUSION_PATH)
     plt.close(figure)
 
 
-def plot_predictions(images, titles):
-    """Save images, one under another with its title, to RESULTS_PATH; show them on a screen.
+def shorten(line):
+    """Return line, or its two ends if it is too long to stand over a picture."""
+    return line if len(line) <= 36 else f"{line[:17]}…{line[-18:]}"
+
+
+def plot_predictions(images, titles, hits=None):
+    """Save a grid of images with their titles to RESULTS_PATH; show it where there is a screen.
 
     Args:
-        images: float tensor (N, 3, H, W), normalized.
+        images: float tensor (N, 3, H, W), normalized; the first MAX_PICTURES are taken.
         titles: N strings.
+        hits: N times whether the prediction is right; None where that is not known.
     """
     # undo the normalization
     (mean, std) = (np.array(config.MEAN), np.array(config.STD))
-    pictures = images.cpu().permute(0, 2, 3, 1).numpy() * std + mean
-    (figure, rows) = plt.subplots(len(pictures), squeeze=False, figsize=(4, 4 * len(pictures)))
-    for axes, picture, title in zip(rows[:, 0], pictures, titles, strict=True):
-        axes.imshow(picture.clip(0, 1))
-        axes.set_title(title)
+    pictures = images[:MAX_PICTURES].cpu().permute(0, 2, 3, 1).numpy() * std + mean
+    columns = min(4, math.ceil(math.sqrt(len(pictures))))
+    rows = math.ceil(len(pictures) / columns)
+    (figure, grid) = plt.subplots(
+        rows, columns, squeeze=False, figsize=(3.5 * columns, 4 * rows), layout="constrained"
+    )
+    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
+    for axes in grid.flat:
         axes.axis("off")
+    for axes, picture, title in zip(grid.flat, pictures, titles, strict=False):
+        axes.imshow(picture.clip(0, 1))
+        axes.set_title("\n".join(map(shorten, title.split("\n"))), fontsize=11, parse_math=False)
+    for axes, hit in zip(grid.flat, hits or [], strict=False):
+        (mark, colour) = ("✓", "tab:green") if hit else ("✗", "tab:red")
+        axes.axis("on")
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set(color=colour, linewidth=5)
+        box = {"facecolor": colour, "edgecolor": "none"}
+        place = {"transform": axes.transAxes, "ha": "right", "va": "top"}
+        axes.text(0.97, 0.97, mark, color="white", fontsize=16, bbox=box, **place)
     save_figure(figure, config.RESULTS_PATH)
     # without a screen matplotlib falls back to the backend agg, which cannot show
     if plt.get_backend().lower() != "agg":

@@ -73,6 +73,22 @@ def run_torchrun(processes, name, *flags, options=(), **others):
     return run_script(name, *flags, pythonFlags=[*launch, *options], **others)
 
 
+@pytest.fixture(scope="session")
+def finishedRun(tmp_path_factory):
+    """A directory in which all three scripts ran one after the other, and what each printed."""
+    folder = tmp_path_factory.mktemp("work")
+    draw_food11(folder / "Food-11")
+    trainFlags = "--no-pretrained --image-size 32 --epochs 2 --local-batch-size 9 --num-workers 2"
+    runs = [
+        run_script("prepare_dataset.py", cwd=folder),
+        run_script("train_distributed.py", *trainFlags.split(), cwd=folder),
+        run_script("distributed_inference.py", "--image-size", "32", cwd=folder),
+    ]
+    for run in runs:
+        assert run.returncode == 0, run.stderr
+    return folder, runs
+
+
 class TinyNet(torch.nn.Module):
     """A base network like DenseNet121 in what FoodClassifier needs, but quick."""
 

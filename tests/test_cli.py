@@ -1,13 +1,14 @@
 import sys
 
 import pytest
+from conftest import run_script
 
 from pyimagesearch import cli, config
 
 
 def parse(monkeypatch, settings, *flags):
     monkeypatch.setattr(sys, "argv", ["script.py", *flags])
-    return cli.parse_args(cli.make_parser("A script.", settings))
+    return cli.parse_args(cli.make_parser("A script.", settings, "python script.py --epochs 5"))
 
 
 def test_flags_override_config_for_this_run(monkeypatch):
@@ -18,6 +19,13 @@ def test_flags_override_config_for_this_run(monkeypatch):
     assert config.NUM_WORKERS == 0
     assert config.PRETRAINED is False
     assert config.LOCAL_BATCH_SIZE == before
+
+
+def test_settings_that_differ_from_config_are_told(monkeypatch, capsys):
+    parse(monkeypatch, list(cli.SETTINGS), "--epochs", "3", "--lr", "0.0001", "--no-pretrained")
+    assert capsys.readouterr().out == (
+        "[INFO] other than in config.py: EPOCHS = 3, PRETRAINED = False...\n"
+    )
 
 
 def test_config_holds_where_no_flag_is_given(monkeypatch):
@@ -35,6 +43,7 @@ def test_help_gives_each_flag_with_its_default(monkeypatch, capsys):
         assert f"--{name.lower().replace('_', '-')}" in text
         assert f"{meaning} (default: {getattr(config, name)})" in text
     assert "--no-pretrained" in text
+    assert "example: python script.py --epochs 5" in text
 
 
 @pytest.mark.parametrize(
@@ -57,3 +66,29 @@ def test_a_wrong_flag_ends_in_one_line_and_status_2(monkeypatch, capsys, flags):
     assert error.startswith("[ERROR] ")
     assert flags[0] in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "right"),
+    [
+        (["--epcohs", "3"], "--epochs"),
+        (["--batch-size=3"], "--local-batch-size"),
+        (["-lr", "1"], "--lr"),
+        (["--no-pretraind"], "--no-pretrained"),
+    ],
+)
+def test_a_misspelt_flag_is_answered_with_the_right_one(monkeypatch, capsys, flags, right):
+    settings = ["EPOCHS", "LR", "PRETRAINED", "LOCAL_BATCH_SIZE"]
+    with pytest.raises(SystemExit, match="2"):
+        parse(monkeypatch, settings, *flags)
+    assert f"did you mean {right}?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "name", ["prepare_dataset.py", "train_distributed.py", "distributed_inference.py"]
+)
+def test_every_script_has_help_with_an_example(name):
+    run = run_script(name, "--help")
+    assert (run.returncode, run.stderr) == (0, "")
+    assert "--seed" in run.stdout
+    assert f"example: python {name} " in run.stdout

@@ -103,7 +103,10 @@ def test_validation_and_inference_see_an_image_alike(monkeypatch):
     draw_class_folders(Path("dataset"), counts=(1, 1, 1))
     (_, (valDS, _), (testDS, _)) = train_distributed.get_dataloaders(2)
     (x, y, _) = distributed_inference.get_test_batch(3)
-    fromFiles = distributed_inference.read_images([path for path, _ in testDS.samples])
+    imagePaths = [path for path, _ in testDS.samples]
+    transform = create_dataloaders.test_transform()
+    ((fromFiles, places),) = create_dataloaders.get_file_loader(imagePaths, transform, 3)
+    assert places.tolist() == [0, 1, 2]
     assert repr(valDS.transform) == repr(testDS.transform)
     for image, label in testDS:
         assert torch.equal(x[y == label][0], image)

@@ -22,6 +22,23 @@ def test_counts_the_gpus_that_config_names(monkeypatch, device, found, expected)
     assert devices.count_devices() == max(expected, 1)
 
 
+def test_devices_are_described_by_name_and_precision(monkeypatch):
+    names = ["Tesla T4", "NVIDIA A100", "Tesla T4"]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(names))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda gpu: names[torch.device(gpu).index])
+    for device, expected in (
+        ("cuda", "2 x Tesla T4, 1 x NVIDIA A100"),
+        ("cuda:1", "1 x NVIDIA A100"),
+    ):
+        config.DEVICE = torch.device(device)
+        assert devices.describe_devices() == f"{expected}, computing in float16"
+    config.DEVICE = torch.device("cpu")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {})
+    assert re.fullmatch(
+        r"1 x CPU \(\w+, \w+, 1 threads\), computing in float32", devices.describe_devices()
+    )
+
+
 def test_one_device_runs_the_plain_model(monkeypatch):
     monkeypatch.setattr(devices, "count_gpus", lambda: 1)
     model = TinyNet()
@@ -108,6 +125,7 @@ def test_torchrun_trains_prints_once_counts_each_image_once_and_survives_a_kill(
     assert os.path.exists("killed")
     assert re.findall(r"EPOCH: (\d)/3", run.stdout) == ["1", "2", "3"]
     assert run.stdout.count("[INFO] using a batch size of 10...") == 2
+    assert "[INFO] running on 2 x CPU (" in run.stdout
     assert "[INFO] resuming after epoch 1/3..." in run.stdout
     assert re.search(r"accuracy +[01]\.\d\d +5\n", Path(config.REPORT_PATH).read_text())
     # in one process, the weights are those of the plain model

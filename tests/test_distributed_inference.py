@@ -1,11 +1,13 @@
+import os
+import re
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import TinyNet, draw_class_folders, draw_image
+from conftest import TinyNet, draw_class_folders, draw_image, run_script
 
 import distributed_inference
-from pyimagesearch import config, devices, files, reporting
+from pyimagesearch import config, create_dataloaders, devices, files, reporting
 from pyimagesearch.food_classifier import FoodClassifier
 
 
@@ -22,9 +24,9 @@ def shown(monkeypatch):
     plots = []
     plot_predictions = reporting.plot_predictions
 
-    def plot_and_keep(images, titles):
-        plots.append((images, titles))
-        plot_predictions(images, titles)
+    def plot_and_keep(images, titles, hits=None):
+        plots.append((images, titles, hits))
+        plot_predictions(images, titles, hits)
 
     monkeypatch.setattr(reporting, "plot_predictions", plot_and_keep)
     return plots
@@ -40,37 +42,64 @@ def test_shows_one_batch_with_truth_and_prediction(shown, monkeypatch, capsys, n
     monkeypatch.setattr(devices, "count_gpus", lambda: numGPU)
     draw_class_folders(Path("dataset"))
     infer(monkeypatch)
-    assert capsys.readouterr().out == (
+    assert capsys.readouterr().out.startswith(
         f"[INFO] number of GPUs found: {numGPU}...\n[INFO] using a batch size of {count}...\n"
+        "[INFO] running on "
     )
-    ((images, titles),) = shown
+    ((images, titles, hits),) = shown
     assert images.shape == (count, 3, 32, 32)
     assert len(titles) == count
-    truths = {title.removesuffix(", Predicted: Egg") for title in titles}
-    assert 1 < len(truths) <= 3
-    assert truths <= {f"Ground Truth: {name}" for name in ("Bread", "Egg", "Soup")}
+    truths = [title.removesuffix(",\nPredicted: Egg") for title in titles]
+    assert 1 < len(set(truths)) <= 3
+    assert set(truths) <= {f"Ground Truth: {name}" for name in ("Bread", "Egg", "Soup")}
+    assert hits == [truth == "Ground Truth: Egg" for truth in truths]
     assert Path(config.RESULTS_PATH).exists()
 
 
 def test_fewer_test_images_than_a_batch_are_all_shown(shown, monkeypatch):
     draw_class_folders(Path("dataset"), counts=(1, 1, 1))
     infer(monkeypatch, "--pred-batch-size", "32")
-    assert len(shown[0][1]) == 3
+    ((_, titles, _),) = shown
+    assert len(titles) == 3
 
 
 def test_seed_chooses_the_batch(shown, monkeypatch):
     draw_class_folders(Path("dataset"), counts=(1, 1, 12))
     for seed in ("1", "1", "2"):
         infer(monkeypatch, "--seed", seed)
-    (first, again, other) = (images for images, _ in shown)
+    (first, again, other) = (images for images, *_ in shown)
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
 
-def test_files_are_classified_with_no_data_set_there(shown, monkeypatch, capsys):
-    for number in range(6):
-        draw_image(Path(f"photo {number}.jpg"), number)
-    infer(monkeypatch, *(f"photo {number}.jpg" for number in range(6)))
-    lines = capsys.readouterr().out.splitlines()[2:]
-    assert lines == [f"photo {n}.jpg: Egg 0.84, Soup 0.11, Bread 0.04" for n in range(6)]
-    assert shown[0][1] == ["Predicted: Egg 0.84"] * 6
+@pytest.mark.parametrize("numWorkers", ["0", "2"])
+def test_files_and_folders_are_classified_with_no_data_set_there(
+    shown, monkeypatch, capsys, numWorkers
+):
+    for name in ("lunch.jpg", "week/tuesday/1.png", "week/monday.jpg"):
+        draw_image(Path(name), 3)
+    for number in range(33):
+        draw_image(Path(f"month/{number:02}.jpg"), number)
+    Path("week/notes.txt").write_text("not a picture")
+    infer(monkeypatch, "week", "lunch.jpg", "month", "--num-workers", numWorkers)
+    lines = capsys.readouterr().out.splitlines()
+    paths = ["week/monday.jpg", "week/tuesday/1.png", "lunch.jpg"]
+    paths += [f"month/{number:02}.jpg" for number in range(33)]
+    answers = [f"{os.path.join(*p.split('/'))}: Egg 0.84, Soup 0.11, Bread 0.04" for p in paths]
+    assert lines[-37:-1] == answers
+    # the picture has room for the first 32 alone
+    assert lines[-1] == f"[INFO] {config.RESULTS_PATH} shows the first 32 of 36..."
+    ((images, titles, hits),) = shown
+    transform = create_dataloaders.test_transform()
+    for image, path in zip(images, paths, strict=False):
+        assert torch.equal(image, transform(create_dataloaders.load_image(path)))
+    assert titles == [f"{os.path.basename(path)}\nPredicted: Egg 0.84" for path in paths[:32]]
+    assert hits is None
+
+
+def test_a_normal_run_prints_no_warning(finishedRun):
+    (folder, (_, _, inference)) = finishedRun
+    assert inference.stderr == ""
+    run = run_script("distributed_inference.py", "dataset", "--image-size", "32", cwd=folder)
+    assert (run.returncode, run.stderr) == (0, "")
+    assert len(re.findall(r"\.jpg: (?:\w+ [01]\.\d\d(?:, |\n)){3}", run.stdout)) == 77

@@ -1,5 +1,6 @@
 import inspect
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -20,6 +21,18 @@ def tree(root):
         for path in Path(root).rglob("*")
         if path.is_file()
     }
+
+
+def test_prints_its_lines_and_no_warning(finishedRun):
+    (_, (prepare, _, _)) = finishedRun
+    expected = "[INFO] copying images...\n"
+    for split, count in (("training", 33), ("validation", 22), ("evaluation", 22)):
+        expected += f"[INFO] total images found: {count}...\n"
+        path = os.path.join("dataset", split)
+        expected += f"[INFO] total images copied to {path}: {count}...\n"
+    assert prepare.stdout == expected
+    # nothing but progress bars
+    assert re.sub(r"[^\r\n]*\d+%\|[^\r\n]*|[\r\n ]", "", prepare.stderr) == ""
 
 
 def test_copy_images_sorts_food11_by_the_class_index_in_the_name(capsys):

@@ -41,6 +41,33 @@ def test_plot_history_shows_four_curves_over_whole_epochs(saved, epochs):
     assert not plt.get_fignums()
 
 
+@pytest.mark.parametrize("epochs", [1, 100])
+def test_nothing_in_the_plot_of_the_history_is_covered_or_clipped(saved, epochs):
+    H = {name: [2.5] * epochs for name in ("train_loss", "train_acc", "val_loss", "val_acc")}
+    reporting.plot_history(H)
+    (axes,) = saved[0].axes
+    legend = axes.get_legend().get_window_extent()
+    assert not legend.overlaps(axes.get_window_extent())
+    assert not legend.overlaps(axes.xaxis.label.get_window_extent())
+    assert [text.get_text() for text in axes.get_legend().texts] == list(H)
+
+
+def test_save_history_writes_a_row_per_epoch_beside_the_plot():
+    H = {
+        "train_loss": [1.5, 0.5],
+        "train_acc": [0, 0.25],
+        "val_loss": [2, 1],
+        "val_acc": [0, 1 / 3],
+    }
+    reporting.save_history(H)
+    table = Path(config.PLOT_PATH).with_suffix(".csv").read_text()
+    assert table == (
+        "epoch,train_loss,train_acc,val_loss,val_acc\n"
+        "1,1.5,0,2,0\n"
+        "2,0.5,0.25,1,0.3333333333333333\n"
+    )
+
+
 def test_save_report_prints_and_saves_a_row_per_class(capsys):
     reporting.save_report([0, 0, 1], torch.tensor([0, 0, 0]), ["Bread", "Egg", "Soup"])
     report = Path(config.REPORT_PATH).read_text()
@@ -52,10 +79,30 @@ def test_save_report_prints_and_saves_a_row_per_class(capsys):
     assert rows["accuracy"] == ["0.67", "3"]
 
 
-def test_plot_confusion_counts_every_pair(saved):
-    reporting.plot_confusion([0, 0, 1, 1], torch.tensor([0, 1, 1, 1]), ["Bread", "Egg", "Soup"])
-    assert [int(text.get_text()) for text in saved[0].axes[0].texts] == [1, 1, 0, 0, 2, 0, 0, 0, 0]
+def test_plot_confusion_shows_counts_and_their_share_of_the_true_class(saved):
+    reporting.plot_confusion([0, 0, 0, 1], torch.tensor([0, 0, 1, 1]), ["$Bread$", "蛋", "Soup"])
+    (axes,) = saved[0].axes
+    shown = [text.get_text() for text in axes.texts]
+    assert shown == ["2\n67%", "1\n33%", "", "", "1\n100%", "", "", "", ""]
     assert Path(config.CONFUSION_PATH).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("numClasses", [2, 11])
+def test_the_numbers_of_the_confusion_matrix_fit_their_cells(saved, numClasses):
+    targets = [index for index in range(numClasses) for _ in range(numClasses)] * 400
+    preds = list(range(numClasses)) * numClasses * 400
+    reporting.plot_confusion(targets, torch.tensor(preds), ["class"] * numClasses)
+    (axes,) = saved[0].axes
+    cell = axes.get_window_extent().width / numClasses
+    assert len(axes.texts) == numClasses**2
+    for text in axes.texts:
+        box = text.get_window_extent()
+        assert max(box.width, box.height) < cell
+
+
+def test_plot_confusion_takes_a_thousand_classes(saved):
+    reporting.plot_confusion([0, 999], torch.tensor([0, 0]), ["class"] * 1000)
+    assert not saved[0].axes[0].texts
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -64,13 +111,42 @@ def test_plot_predictions_undoes_the_normalization(saved, count):
     images = (pixels - torch.tensor(config.MEAN).view(3, 1, 1)) / torch.tensor(config.STD).view(
         3, 1, 1
     )
-    titles = [f"Ground Truth: Egg, Predicted: {n}" for n in range(count)]
+    titles = [f"Ground Truth: Egg,\nPredicted: {n}" for n in range(count)]
     reporting.plot_predictions(images, titles)
-    assert [axes.get_title() for axes in saved[0].axes] == titles
-    for axes, picture in zip(saved[0].axes, pixels, strict=True):
+    assert [axes.get_title() for axes in saved[0].axes[:count]] == titles
+    for axes, picture in zip(saved[0].axes, pixels, strict=False):
         shown = torch.tensor(axes.images[0].get_array())
         assert torch.allclose(shown.float(), picture.permute(1, 2, 0), atol=1e-5)
     assert Path(config.RESULTS_PATH).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 32, 33])
+def test_titles_over_predictions_are_legible_and_do_not_overlap(saved, count):
+    title = f"{'lunch' * 9}.jpg\nPredicted: {'a_class_with_a_very_long_name' * 2} 0.84"
+    reporting.plot_predictions(torch.zeros(count, 3, 8, 8), [title] * count, [True] * count)
+    axes = [axes for axes in saved[0].axes if axes.images]
+    assert len(axes) == min(count, reporting.MAX_PICTURES)
+    boxes = [a.title.get_window_extent() for a in axes]
+    boxes += [a.get_window_extent() for a in axes]
+    for number, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[:number])
+    assert all(a.title.get_fontsize() >= 10 for a in axes)
+    # narrow enough for a screen
+    assert saved[0].get_figwidth() * saved[0].dpi <= 1500
+
+
+def test_right_and_wrong_predictions_differ_in_frame_and_mark(saved):
+    reporting.plot_predictions(torch.zeros(3, 3, 8, 8), list("abc"), [True, False, True])
+    marks = [axes.texts[0].get_text() for axes in saved[0].axes[:3]]
+    colours = [axes.spines["top"].get_edgecolor() for axes in saved[0].axes[:3]]
+    assert marks == ["✓", "✗", "✓"]
+    assert colours[0] == colours[2] != colours[1]
+
+
+def test_any_file_name_can_be_a_title(saved):
+    titles = ["Menü $5 & $6.jpg", "晚餐.jpg", "_[x]\\frac{.jpg"]
+    reporting.plot_predictions(torch.zeros(3, 3, 8, 8), titles)
+    assert Path(config.RESULTS_PATH).exists()
 
 
 def test_plot_predictions_shows_where_a_screen_is(monkeypatch):

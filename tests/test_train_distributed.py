@@ -1,8 +1,12 @@
+import io
+import os
+import re
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import TinyNet, draw_class_folders
+from conftest import PROJECT, TinyNet, draw_class_folders, run_script
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torchvision.models import densenet121
@@ -12,6 +16,7 @@ from pyimagesearch import config, create_dataloaders, devices, files, reporting
 from pyimagesearch.create_dataloaders import get_dataloader
 from pyimagesearch.errors import UserError
 from pyimagesearch.food_classifier import FoodClassifier
+from pyimagesearch.reporting import Progress
 
 
 @pytest.fixture
@@ -35,6 +40,116 @@ def hubCache(tmp_path, monkeypatch):
     cachePath.parent.mkdir(parents=True)
     torch.save(state, cachePath)
     return state
+
+
+def test_prints_its_lines_in_order_and_no_warning(finishedRun):
+    (folder, (_, train, _)) = finishedRun
+    epoch = (
+        r"\[INFO\] EPOCH: 1/2\n"
+        r"Train loss: \d\.\d{6}, Train accuracy: [01]\.\d{4}\n"
+        r"Val loss: \d\.\d{6}, Val accuracy: [01]\.\d{4}\n"
+    )
+    report = (folder / "output" / "classification_report.txt").read_text()
+    assert re.fullmatch(
+        r"\[INFO\] other than in config.py: IMAGE_SIZE = 32, LOCAL_BATCH_SIZE = 9, EPOCHS = 2, "
+        r"(NUM_WORKERS = 2, )?PRETRAINED = False\.\.\.\n"
+        r"\[INFO\] number of GPUs found: \d+\.\.\.\n"
+        r"\[INFO\] using a batch size of \d+\.\.\.\n"
+        r"\[INFO\] running on \d+ x .+, computing in b?float(16|32)\.\.\.\n"
+        r"\[INFO\] dataset.training: 33 images of 11 classes\.\.\.\n"
+        r"\[INFO\] dataset.validation: 22 images of 11 classes\.\.\.\n"
+        r"\[INFO\] dataset.evaluation: 22 images of 11 classes\.\.\.\n"
+        r"\[INFO\] training the network\.\.\.\n"
+        + epoch
+        + epoch.replace("1/2", "2/2")
+        + r"\[INFO\] total time taken to train the model: \d+\.\d\ds\n"
+        r"\[INFO\] evaluating network\.\.\.\n" + re.escape(report) + "\n",
+        train.stdout,
+    )
+    assert "Noodles" in report
+    assert re.search(r"accuracy +[01]\.\d\d +22\n", report)
+    # a log file is kept free of progress bars
+    assert train.stderr == ""
+
+
+def test_writes_the_listed_files_and_no_other(finishedRun):
+    (folder, _) = finishedRun
+    assert sorted(os.listdir(folder)) == ["Food-11", "dataset", "output"]
+    assert sorted(os.listdir(folder / "output")) == [
+        "checkpoint.pth",
+        "classification_report.txt",
+        "confusion_matrix.png",
+        "food_classifier.pth",
+        "model_training.csv",
+        "model_training.png",
+        "results.png",
+    ]
+
+
+def test_a_script_after_the_tutorial_runs_and_weights_move_both_ways(finishedRun, tmp_path):
+    # a copy, as the weights are overwritten
+    shutil.copytree(finishedRun[0], tmp_path, dirs_exist_ok=True)
+    # ours load into the tutorial's model
+    model = FoodClassifier(densenet121(weights=None), 11)
+    model.load_state_dict(torch.load(config.MODEL_PATH, map_location="cpu", weights_only=True))
+    # the tutorial's load into ours
+    driver = PROJECT / "tests" / "tutorial_driver.py"
+    run = run_script(driver, env={"PYTHONPATH": str(PROJECT)})
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.startswith("33 22 ['Bread', 'Dairy_product', ")
+    run = run_script("distributed_inference.py", "--image-size", "32")
+    assert run.returncode == 0, run.stderr
+
+
+class Terminal(io.StringIO):
+    """What a terminal would have received."""
+
+    def isatty(self):
+        return True
+
+    def read_screen(self):
+        """Return the lines that it shows in the end."""
+        (rows, row, column) = ([""], 0, 0)
+        for part in re.findall(r"\x1b\[A|\r|\n|[^\x1b\r\n]+", self.getvalue()):
+            if part == "\x1b[A":
+                row -= 1
+            elif part == "\r":
+                column = 0
+            elif part == "\n":
+                (row, column) = (row + 1, 0)
+                rows += [""] * (row == len(rows))
+            else:
+                before = rows[row].ljust(column)
+                rows[row] = before[:column] + part + before[column + len(part) :]
+                column += len(part)
+        return [line.rstrip() for line in rows]
+
+
+def test_progress_bars_leave_the_printed_lines_whole(tinyRun, monkeypatch):
+    class EagerProgress(Progress):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            self.mininterval = 0
+
+    monkeypatch.setattr(train_distributed, "Progress", EagerProgress)
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stdout", terminal)
+    monkeypatch.setattr("sys.stderr", terminal)
+    train_distributed.main()
+    text = terminal.getvalue()
+    for kind in ("training", "evaluating"):
+        bar = rf"{kind}: +\d+%.* loss \d\.\d{{4}}, accuracy [01]\.\d{{4}}, \d+\.\d images/s"
+        assert re.search(bar, text)
+    screen = terminal.read_screen()
+    first = screen.index("[INFO] training the network...")
+    assert screen[first + 1] == "[INFO] EPOCH: 1/2"
+    assert re.fullmatch(r"Train loss: \d\.\d{6}, Train accuracy: [01]\.\d{4}", screen[first + 2])
+    assert re.fullmatch(r"Val loss: \d\.\d{6}, Val accuracy: [01]\.\d{4}", screen[first + 3])
+    assert screen[first + 4] == "[INFO] EPOCH: 2/2"
+    # the bar over the epochs stays; those over batches are gone
+    assert re.match(r"100%.* 2/2 ", screen[first + 7])
+    assert screen[first + 8].startswith("[INFO] total time taken")
+    assert not any("images/s" in line for line in screen)
 
 
 def test_imagenet_weights_come_from_the_hub_and_batch_norm_is_frozen(hubCache):
