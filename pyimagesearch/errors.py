@@ -6,9 +6,15 @@ import signal
 import sys
 import time
 
-import torch
-
 from . import devices
+
+# a part of what PyTorch says when it lacks memory, and what to say
+NO_MEMORY = {
+    "shared memory": "/dev/shm is too small for the images that workers load; enlarge it (docker "
+    "run --shm-size=2g), or take --num-workers 0",
+    "out of memory": "out of memory; take smaller batches or a smaller --image-size",
+    "can't allocate memory": "out of memory; take smaller batches or a smaller --image-size",
+}
 
 
 class UserError(Exception):
@@ -54,9 +60,11 @@ def run(main, goOn):
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         stop(f"[ERROR] {where}{error.strerror or error}; put that right and run again", 1)
-    except torch.OutOfMemoryError as error:
-        reason = str(error).split(". ")[0]
-        stop(f"[ERROR] {reason}; take a smaller --local-batch-size or --image-size", 1)
+    except RuntimeError as error:
+        lines = [line for sign, line in NO_MEMORY.items() if sign in str(error)]
+        if not lines:
+            raise
+        stop(f"[ERROR] {lines[0]}", 1)
     except KeyboardInterrupt:
         # another Ctrl-C must not break the tidying up
         signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -118,7 +118,7 @@ def plot_confusion(targets, preds, classes):
     display.plot(
         include_values=isLegible,
         cmap="Blues",
-        im_kw={"vmin": 0, "vmax": 1},
+        im_kw={"vmin": 0},
         colorbar=False,
         xticks_rotation=45,
         ax=axes,

@@ -27,7 +27,10 @@ def fail(error):
         (UserError("Caught\nTraceback\nerrors.UserError: a.jpg\n"), 1, "[ERROR] a.jpg"),
         (OSError(28, "No space left", "a.pth"), 1, "[ERROR] a.pth: No space left; "),
         (OSError("disk on fire"), 1, "[ERROR] disk on fire; "),
-        (torch.OutOfMemoryError("CUDA out of memory. Tried"), 1, "[ERROR] CUDA out of memory; "),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried"), 1, "[ERROR] out of memory; "),
+        (RuntimeError("alloc_cpu.cpp: can't allocate memory: 12"), 1, "[ERROR] out of memory; "),
+        (RuntimeError("Caught\nallocate shared memory(shm)"), 1, "[ERROR] /dev/shm is too small"),
+        (RuntimeError("Bus error. out of shared memory. "), 1, "[ERROR] /dev/shm is too small"),
         (KeyboardInterrupt(), 130, "[INFO] interrupted: again"),
     ],
 )
@@ -40,9 +43,10 @@ def test_what_the_user_can_put_right_ends_in_one_line(capsys, error, status, lin
     assert "\n" not in stderr
 
 
-def test_a_defect_of_the_program_keeps_its_traceback():
-    with pytest.raises(ZeroDivisionError):
-        run(lambda: 1 / 0, goOn="")
+@pytest.mark.parametrize("defect", [ZeroDivisionError, RuntimeError])
+def test_a_defect_of_the_program_keeps_its_traceback(defect):
+    with pytest.raises(defect):
+        run(lambda: fail(defect("a defect")), goOn="")
 
 
 TRAIN = "--image-size 32 --epochs 1 --num-workers 0 --local-batch-size 4 --no-pretrained"
