@@ -158,7 +158,7 @@ def plot_predictions(images, titles, hits=None):
     for axes in grid.flat:
         axes.axis("off")
     for axes, picture, title in zip(grid.flat, pictures, titles, strict=False):
-        axes.imshow(picture.clip(0, 1))
+        axes.imshow(picture.clip(0, 1), interpolation="bilinear")
         axes.set_title("\n".join(map(shorten, title.split("\n"))), fontsize=11, parse_math=False)
     for axes, hit in zip(grid.flat, hits or [], strict=False):
         (mark, colour) = ("✓", "tab:green") if hit else ("✗", "tab:red")
