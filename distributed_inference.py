@@ -64,7 +64,7 @@ def predict(model, x):
 def classify_files(model, imagePaths, classes, batchSize):
     """Print the three likeliest classes of each image file.
 
-    Returns images (N, 3, H, W) and titles of as many as are shown.
+    Returns images (N, 3, H, W) of as many as can be shown, and a title for each file.
     """
     transform = create_dataloaders.test_transform()
     loader = create_dataloaders.get_file_loader(imagePaths, transform, batchSize)
@@ -74,9 +74,9 @@ def classify_files(model, imagePaths, classes, batchSize):
             (top, indices) = row.topk(min(3, len(classes)))
             guesses = [f"{classes[i]} {p:.2f}" for p, i in zip(top, indices, strict=True)]
             print(f"{imagePaths[place]}: {', '.join(guesses)}")
+            titles.append(f"{os.path.basename(imagePaths[place])}\nPredicted: {guesses[0]}")
             if len(images) < reporting.MAX_PICTURES:
                 images.append(image)
-                titles.append(f"{os.path.basename(imagePaths[place])}\nPredicted: {guesses[0]}")
     return torch.stack(images), titles
 
 
@@ -93,6 +93,8 @@ def main():
         help="image files, and folders of such, to classify (default: a batch of test images)",
     )
     args = cli.parse_args(parser)
+    if devices.count_processes() > 1:
+        raise UserError("inference takes one process: start it with python, not with torchrun")
     files.make_folder(config.RESULTS_PATH)
     torch.manual_seed(config.SEED)
 
@@ -106,8 +108,6 @@ def main():
         classes = create_dataloaders.get_classes()
         model = load_model(len(classes))
         (x, titles) = classify_files(model, imagePaths, classes, batchSize)
-        if len(x) < len(imagePaths):
-            print(f"[INFO] {config.RESULTS_PATH} shows the first {len(x)} of {len(imagePaths)}...")
         reporting.plot_predictions(x, titles)
     else:
         (x, y, classes) = get_test_batch(batchSize)

@@ -20,7 +20,8 @@ DIVERGED = "the checkpoint of the last good epoch is kept; start again with a lo
 def get_dataloaders(batchSize):
     """Return (dataset, loader) of the training, the validation and the test split.
 
-    Raises UserError unless all three have the same classes.
+    Raises UserError unless all three have the same classes, and where a training batch is too
+    small for batch normalization.
     """
     trainTransform = create_dataloaders.train_transform()
     testTransform = create_dataloaders.test_transform()

@@ -15,7 +15,8 @@ def get_settings(classes):
     settings = {name: getattr(config, name) for name in names}
     # on other devices, the same batch and learning rate on all of them together
     settings["LOCAL_BATCH_SIZE x devices"] = config.LOCAL_BATCH_SIZE * devices.count_devices()
-    settings["LR x devices"] = config.LR * devices.count_devices()
+    # rounded, as 0.0001 * 3 is not quite 0.0003
+    settings["LR x devices"] = float(f"{config.LR * devices.count_devices():.12g}")
     settings["CLASSES"] = classes
     return settings
 

@@ -26,7 +26,7 @@ SETTINGS = {
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line, like all others, and exit with 2."""
+    """An argument parser whose errors are UserErrors with exit status 2."""
 
     def error(self, message):
         flags = re.findall(r"--[a-z-]+", self.format_usage())
@@ -34,7 +34,7 @@ class Parser(argparse.ArgumentParser):
         for word in words:
             for flag in get_close_matches(word.partition("=")[0], flags, n=1):
                 message += f"; did you mean {flag}?"
-        self.exit(2, f"[ERROR] {message} (see {self.prog} --help)\n")
+        raise UserError(f"{message} (see {self.prog} --help)", status=2)
 
 
 def read_setting(name, text):

@@ -8,6 +8,7 @@ import os
 import platform
 import signal
 import sys
+import warnings
 from collections import Counter
 from contextlib import contextmanager
 
@@ -17,6 +18,9 @@ from torch import distributed, nn
 from torch.utils.data import BatchSampler, DataLoader
 
 from . import config
+
+# Python 3.12 and later warn of what starting workers by fork means, which torch has always done
+warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
 
 
 def start():
@@ -134,7 +138,7 @@ class SharedBatchSampler(BatchSampler):
             yield batch[get_rank() :: count_processes()] or batch[:1]
 
 
-def make_loader(ds, sampler, bs, **options):
+def make_shared_loader(ds, sampler, bs, **options):
     """Return a DataLoader over ds in batches of bs images, of which each process takes its share.
 
     options: further arguments of DataLoader.

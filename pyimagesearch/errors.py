@@ -8,17 +8,19 @@ import time
 
 from . import devices
 
-# a part of what PyTorch says when it lacks memory, and what to say
-NO_MEMORY = {
-    "shared memory": "/dev/shm is too small for the images that workers load; enlarge it (docker "
-    "run --shm-size=2g), or take --num-workers 0",
-    "out of memory": "out of memory; take smaller batches or a smaller --image-size",
-    "can't allocate memory": "out of memory; take smaller batches or a smaller --image-size",
-}
+# parts of what PyTorch says when it lacks memory, the last when the system killed a worker
+NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "signal: Killed")
 
 
 class UserError(Exception):
-    """What the user can put right: the message says what is wrong, where, and what to do."""
+    """What the user can put right: the message says what is wrong, where, and what to do.
+
+    status is the exit status of the script.
+    """
+
+    def __init__(self, message, status=1):
+        super().__init__(message)
+        self.status = status
 
 
 def stop(line, status):
@@ -43,8 +45,8 @@ def call(main):
 def run(main, goOn):
     """Call main, and end in one line on stderr where the user has to act.
 
-    Exit status 1 after a UserError, an error of the file system or a lack of memory; 130 after
-    Ctrl-C, when goOn tells how to go on.
+    The exit status is that of a UserError, 1 after an error of the file system or a lack of memory,
+    130 after Ctrl-C, when goOn tells how to go on.
     """
     devices.start()
     if devices.get_rank() > 0:
@@ -56,15 +58,17 @@ def run(main, goOn):
         devices.stop()
     except UserError as error:
         # one from a worker process brings its traceback along, before the message
-        stop(f"[ERROR] {str(error).rstrip().rpartition('UserError: ')[2]}", 1)
+        stop(f"[ERROR] {str(error).rstrip().rpartition('UserError: ')[2]}", error.status)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         stop(f"[ERROR] {where}{error.strerror or error}; put that right and run again", 1)
     except RuntimeError as error:
-        lines = [line for sign, line in NO_MEMORY.items() if sign in str(error)]
-        if not lines:
+        if "shared memory" in str(error):
+            advice = "enlarge it (docker run --shm-size=2g), or take --num-workers 0"
+            stop(f"[ERROR] /dev/shm is too small for what the workers load; {advice}", 1)
+        if not any(part in str(error) for part in NO_MEMORY):
             raise
-        stop(f"[ERROR] {lines[0]}", 1)
+        stop("[ERROR] out of memory; take smaller batches or a smaller --image-size", 1)
     except KeyboardInterrupt:
         # another Ctrl-C must not break the tidying up
         signal.signal(signal.SIGINT, signal.SIG_IGN)

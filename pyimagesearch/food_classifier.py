@@ -9,8 +9,8 @@ from . import devices
 class FixedNorm(Function):
     """Batch normalization by constants, whose backward pass needs no more than the gradient.
 
-    PyTorch's own keeps its input, for the gradient of its weight, even where that is frozen: a
-    third of what DenseNet121 keeps in memory while it trains.
+    PyTorch's own keeps its input, for the gradient of its weight, even where that is frozen: nearly
+    half of all that DenseNet121 keeps for its backward pass.
     """
 
     @staticmethod

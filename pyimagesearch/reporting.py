@@ -26,17 +26,17 @@ class Progress(tqdm):
 
     def __init__(self, *args, **options):
         disable = True if devices.get_rank() > 0 else None
-        super().__init__(*args, disable=disable, mininterval=0.5, **options)
+        super().__init__(*args, disable=disable, mininterval=1, **options)
 
     def count_batch(self, losses, correct, total):
-        """Advance by a batch; twice a second show mean loss, accuracy and images per second.
+        """Advance by a batch; once a second show mean loss, accuracy and images per second.
 
         Args:
             losses: list of 0-dimensional tensors, the sum of the losses of each batch so far.
             correct: 0-dimensional tensor, how many images were classified right so far.
             total: number of images so far, of this process.
         """
-        # true when it is time to show something: to read the sums makes the device wait
+        # to read the sums makes the device wait, hence only when the bar is drawn
         if self.update():
             loss = torch.stack(losses).sum().item() / total
             rate = total * devices.count_processes() / self.format_dict["elapsed"]
@@ -135,17 +135,21 @@ def plot_confusion(targets, preds, classes):
 
 def shorten(line):
     """Return line, or its two ends if it is too long to stand over a picture."""
-    return line if len(line) <= 36 else f"{line[:17]}…{line[-18:]}"
+    return line if len(line) <= 32 else f"{line[:15]}…{line[-16:]}"
 
 
 def plot_predictions(images, titles, hits=None):
     """Save a grid of images with their titles to RESULTS_PATH; show it where there is a screen.
 
+    The first MAX_PICTURES are shown.
+
     Args:
-        images: float tensor (N, 3, H, W), normalized; the first MAX_PICTURES are taken.
-        titles: N strings.
+        images: float tensor (N, 3, H, W), normalized; those after MAX_PICTURES may be missing.
+        titles: N strings, of two lines.
         hits: N times whether the prediction is right; None where that is not known.
     """
+    if len(titles) > MAX_PICTURES:
+        print(f"[INFO] {config.RESULTS_PATH} shows the first {MAX_PICTURES} of {len(titles)}...")
     # undo the normalization
     (mean, std) = (np.array(config.MEAN), np.array(config.STD))
     pictures = images[:MAX_PICTURES].cpu().permute(0, 2, 3, 1).numpy() * std + mean
@@ -159,7 +163,10 @@ def plot_predictions(images, titles, hits=None):
         axes.axis("off")
     for axes, picture, title in zip(grid.flat, pictures, titles, strict=False):
         axes.imshow(picture.clip(0, 1), interpolation="bilinear")
-        axes.set_title("\n".join(map(shorten, title.split("\n"))), fontsize=11, parse_math=False)
+        title = "\n".join(shorten(line) for line in title.split("\n"))
+        # a file name may hold bytes that are no text
+        title = title.encode(errors="replace").decode()
+        axes.set_title(title, fontsize=11, parse_math=False)
     for axes, hit in zip(grid.flat, hits or [], strict=False):
         (mark, colour) = ("✓", "tab:green") if hit else ("✗", "tab:red")
         axes.axis("on")

@@ -250,3 +250,14 @@ def test_order_and_augmentation_of_an_epoch_depend_on_seed_and_epoch_alone(tinyR
     assert not torch.equal(seen[0], seen[1])
     tinyRun("--epochs", "1", "--num-workers", "2", "--seed", "7")
     assert not torch.equal(seen[0], seen[4])
+
+
+def test_other_devices_may_go_on_with_the_same_batch_and_rate_in_all(monkeypatch):
+    settings = []
+    for count, batchSize, rate in ((3, 128, 0.0001), (1, 384, 0.0003), (6, 64, 0.00005)):
+        monkeypatch.setattr(devices, "count_devices", lambda count=count: count)
+        (config.LOCAL_BATCH_SIZE, config.LR) = (batchSize, rate)
+        settings.append(checkpoint.get_settings(["Bread", "Egg"]))
+    assert settings[0] == settings[1] == settings[2]
+    config.LR = 0.00006
+    assert checkpoint.get_settings(["Bread", "Egg"]) != settings[0]

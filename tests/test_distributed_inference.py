@@ -8,6 +8,7 @@ from conftest import TinyNet, draw_class_folders, draw_image, run_script
 
 import distributed_inference
 from pyimagesearch import config, create_dataloaders, devices, files, reporting
+from pyimagesearch.errors import UserError
 from pyimagesearch.food_classifier import FoodClassifier
 
 
@@ -91,10 +92,17 @@ def test_files_and_folders_are_classified_with_no_data_set_there(
     assert lines[-1] == f"[INFO] {config.RESULTS_PATH} shows the first 32 of 36..."
     ((images, titles, hits),) = shown
     transform = create_dataloaders.test_transform()
+    assert len(images) == 32
     for image, path in zip(images, paths, strict=False):
         assert torch.equal(image, transform(create_dataloaders.load_image(path)))
-    assert titles == [f"{os.path.basename(path)}\nPredicted: Egg 0.84" for path in paths[:32]]
+    assert titles == [f"{os.path.basename(path)}\nPredicted: Egg 0.84" for path in paths]
     assert hits is None
+
+
+def test_several_processes_are_refused(shown, monkeypatch):
+    monkeypatch.setattr(devices, "count_processes", lambda: 2)
+    with pytest.raises(UserError, match="with python, not with torchrun"):
+        infer(monkeypatch, "lunch.jpg")
 
 
 def test_a_normal_run_prints_no_warning(finishedRun):

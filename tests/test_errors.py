@@ -24,10 +24,12 @@ def fail(error):
     ("error", "status", "line"),
     [
         (UserError("no data: prepare it"), 1, "[ERROR] no data: prepare it"),
+        (UserError("no such flag", status=2), 2, "[ERROR] no such flag"),
         (UserError("Caught\nTraceback\nerrors.UserError: a.jpg\n"), 1, "[ERROR] a.jpg"),
         (OSError(28, "No space left", "a.pth"), 1, "[ERROR] a.pth: No space left; "),
         (OSError("disk on fire"), 1, "[ERROR] disk on fire; "),
         (torch.OutOfMemoryError("CUDA out of memory. Tried"), 1, "[ERROR] out of memory; "),
+        (RuntimeError("worker is killed by signal: Killed. "), 1, "[ERROR] out of memory; "),
         (RuntimeError("alloc_cpu.cpp: can't allocate memory: 12"), 1, "[ERROR] out of memory; "),
         (RuntimeError("Caught\nallocate shared memory(shm)"), 1, "[ERROR] /dev/shm is too small"),
         (RuntimeError("Bus error. out of shared memory. "), 1, "[ERROR] /dev/shm is too small"),

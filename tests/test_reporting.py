@@ -122,7 +122,7 @@ def test_plot_predictions_undoes_the_normalization(saved, count):
 
 @pytest.mark.parametrize("count", [1, 2, 4, 32, 33])
 def test_titles_over_predictions_are_legible_and_do_not_overlap(saved, count):
-    title = f"{'lunch' * 9}.jpg\nPredicted: {'a_class_with_a_very_long_name' * 2} 0.84"
+    title = f"{'LUNCH' * 9}.jpg\nPredicted: {'a_class_with_a_very_long_name' * 2} 0.84"
     reporting.plot_predictions(torch.zeros(count, 3, 8, 8), [title] * count, [True] * count)
     axes = [axes for axes in saved[0].axes if axes.images]
     assert len(axes) == min(count, reporting.MAX_PICTURES)
@@ -144,8 +144,8 @@ def test_right_and_wrong_predictions_differ_in_frame_and_mark(saved):
 
 
 def test_any_file_name_can_be_a_title(saved):
-    titles = ["Menü $5 & $6.jpg", "晚餐.jpg", "_[x]\\frac{.jpg"]
-    reporting.plot_predictions(torch.zeros(3, 3, 8, 8), titles)
+    titles = ["Menü $5 & $6.jpg", "晚餐.jpg", "_[x]\\frac{.jpg", "no text \udcff.jpg"]
+    reporting.plot_predictions(torch.zeros(4, 3, 8, 8), titles)
     assert Path(config.RESULTS_PATH).exists()
 
 

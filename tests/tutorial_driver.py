@@ -1,4 +1,4 @@
-# A training script as a reader of the tutorial would write it, for test_scripts.py to run.
+# A training script as a reader of the tutorial would write it; test_train_distributed.py runs it.
 
 # import the necessary packages
 import torch
