@@ -17,11 +17,23 @@ from pyimagesearch.reporting import Progress
 DIVERGED = "the checkpoint of the last good epoch is kept; start again with a lower --lr"
 
 
+def check_batches(numImages, batchSize):
+    """Raise UserError if batch normalization cannot train on the smallest batch of numImages."""
+    sizes = {min(batchSize, numImages), numImages % batchSize} - {0}
+    alone = any(devices.smallest_share(size) == 1 for size in sizes)
+    if alone and not config.PRETRAINED and config.IMAGE_SIZE < 61:
+        # such images leave DenseNet121 as one value per channel, which has no variance
+        raise UserError(
+            f"a training batch leaves a device a single image, and batch normalization cannot "
+            f"train on that at IMAGE_SIZE {config.IMAGE_SIZE}; change LOCAL_BATCH_SIZE, or take "
+            "61 or more"
+        )
+
+
 def get_dataloaders(batchSize):
     """Return (dataset, loader) of the training, the validation and the test split.
 
-    Raises UserError unless all three have the same classes, and where a training batch is too
-    small for batch normalization.
+    Raises UserError unless all three have the same classes.
     """
     trainTransform = create_dataloaders.train_transform()
     testTransform = create_dataloaders.test_transform()
@@ -42,15 +54,6 @@ def get_dataloaders(batchSize):
                 f"{trainDS.root} and {ds.root} differ in their classes: {odd}; "
                 "prepare both from the same classes"
             )
-    sizes = {min(batchSize, len(trainDS)), len(trainDS) % batchSize} - {0}
-    alone = any(devices.smallest_share(size) == 1 for size in sizes)
-    if alone and not config.PRETRAINED and config.IMAGE_SIZE < 61:
-        # such images leave DenseNet121 as one value per channel, which has no variance
-        raise UserError(
-            f"a training batch leaves a device a single image, and batch normalization cannot "
-            f"train on that at IMAGE_SIZE {config.IMAGE_SIZE}; change LOCAL_BATCH_SIZE, or take "
-            "61 or more"
-        )
     return (trainDS, trainLoader), (valDS, valLoader), (testDS, testLoader)
 
 
@@ -192,6 +195,7 @@ def main():
     ((trainDS, trainLoader), (valDS, valLoader), (testDS, testLoader)) = get_dataloaders(batchSize)
     for ds in (trainDS, valDS, testDS):
         print(f"[INFO] {ds.root}: {len(ds)} images of {len(ds.classes)} classes...")
+    check_batches(len(trainDS), batchSize)
 
     model = devices.wrap_model(FoodClassifier(load_base_model(), len(trainDS.classes)))
     lossFunc = nn.CrossEntropyLoss()

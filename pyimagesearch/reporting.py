@@ -138,6 +138,17 @@ def shorten(line):
     return line if len(line) <= 32 else f"{line[:15]}…{line[-16:]}"
 
 
+def mark_hit(axes, hit):
+    """Frame the picture in axes in green with a tick if hit is true, else in red with a cross."""
+    (mark, colour) = ("✓", "tab:green") if hit else ("✗", "tab:red")
+    axes.axis("on")
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set(color=colour, linewidth=5)
+    box = {"facecolor": colour, "edgecolor": "none"}
+    place = {"transform": axes.transAxes, "ha": "right", "va": "top"}
+    axes.text(0.97, 0.97, mark, color="white", fontsize=16, bbox=box, **place)
+
+
 def plot_predictions(images, titles, hits=None):
     """Save a grid of images with their titles to RESULTS_PATH; show it where there is a screen.
 
@@ -168,13 +179,7 @@ def plot_predictions(images, titles, hits=None):
         title = title.encode(errors="replace").decode()
         axes.set_title(title, fontsize=11, parse_math=False)
     for axes, hit in zip(grid.flat, hits or [], strict=False):
-        (mark, colour) = ("✓", "tab:green") if hit else ("✗", "tab:red")
-        axes.axis("on")
-        axes.set(xticks=[], yticks=[])
-        axes.spines[:].set(color=colour, linewidth=5)
-        box = {"facecolor": colour, "edgecolor": "none"}
-        place = {"transform": axes.transAxes, "ha": "right", "va": "top"}
-        axes.text(0.97, 0.97, mark, color="white", fontsize=16, bbox=box, **place)
+        mark_hit(axes, hit)
     save_figure(figure, config.RESULTS_PATH)
     # without a screen matplotlib falls back to the backend agg, which cannot show
     if plt.get_backend().lower() != "agg":
