@@ -184,7 +184,8 @@ def get_batches(loader):
 def defer_interrupt():
     """Hold a Ctrl-C back until the yielded function is called, or the context ends.
 
-    While worker processes start and stop, Python loses the exception, and the workers die of it.
+    While worker processes start and stop, Python loses the exception, and the workers die of it. A
+    run that ignores Ctrl-C, as one in the background of a script does, goes on ignoring it.
     """
     pressed = []
 
@@ -192,7 +193,9 @@ def defer_interrupt():
         if pressed:
             raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGINT, lambda *args: pressed.append(True))
+    before = signal.getsignal(signal.SIGINT)
+    if before != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, lambda *args: pressed.append(True))
     try:
         yield raise_interrupt
     finally:

@@ -1,5 +1,6 @@
 import colorsys
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,9 @@ os.environ["MPLBACKEND"] = "Agg"
 # small networks gain nothing from threads, and on a busy machine these wait for each other
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
+
+# Ctrl-C reaches the scripts that tests start, even if the tests run where it is ignored
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 PROJECT = Path(__file__).parent.parent
 

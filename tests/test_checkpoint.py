@@ -131,6 +131,26 @@ def test_ctrl_c_says_how_to_go_on_and_leaves_no_worker(uninterrupted, tmp_path):
     assert files.load_state(config.CHECKPOINT_PATH)["epoch"] >= 1
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no jobs in the background of a shell")
+def test_ctrl_c_does_not_end_a_run_that_ignores_it(uninterrupted, tmp_path):
+    shutil.copytree(uninterrupted / "dataset", tmp_path / "dataset")
+    ignore = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); "
+    code = ignore + "import sys, runpy; runpy.run_path(sys.argv.pop(1), run_name='__main__')"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, PROJECT / "train_distributed.py", *FLAGS],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+        text=True,
+    ) as process:
+        for line in process.stdout:
+            # in the course of training, not before
+            if "training the network" in line or "EPOCH" in line:
+                for _ in range(5):
+                    process.send_signal(signal.SIGINT)
+                    time.sleep(0.1)
+    assert process.returncode == 0
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="no limits on the size of a file")
 def test_a_full_disk_keeps_the_checkpoint_before(uninterrupted, tmp_path):
     shutil.copytree(uninterrupted, tmp_path, dirs_exist_ok=True)
