@@ -43,10 +43,12 @@ def get_test_batch(batchSize):
 def find_images(names):
     """Return the paths of all image files that names, files and folders, stand for.
 
-    Raises UserError for a folder without images.
+    Raises UserError for a folder without images and for a name of nothing.
     """
     imagePaths = []
     for name in names:
+        if not os.path.exists(name):
+            raise UserError(f"{name}: no such file or folder; name another")
         found = sorted(paths.list_images(name)) if os.path.isdir(name) else [name]
         if not found:
             kinds = " ".join(paths.image_types)

@@ -196,6 +196,8 @@ def main():
     for ds in (trainDS, valDS, testDS):
         print(f"[INFO] {ds.root}: {len(ds)} images of {len(ds.classes)} classes...")
     check_batches(len(trainDS), batchSize)
+    if trainDS.classes != create_dataloaders.get_classes():
+        print("[INFO] those are not the CLASSES of config.py, which prepare_dataset.py copies...")
 
     model = devices.wrap_model(FoodClassifier(load_base_model(), len(trainDS.classes)))
     lossFunc = nn.CrossEntropyLoss()
@@ -213,7 +215,12 @@ def main():
     reporting.plot_confusion(testDS.targets, preds, testDS.classes)
     reporting.save_history(H)
     reporting.plot_history(H)
+    saved = [config.MODEL_PATH, config.REPORT_PATH, config.CONFUSION_PATH, config.PLOT_PATH]
+    print(f"[INFO] saved {', '.join(saved)}...")
 
 
 if __name__ == "__main__":
-    run(main, goOn="the same command with --resume goes on after the last finished epoch")
+    run(
+        main,
+        goOn="if it finished an epoch, the same command with --resume goes on; else run it again",
+    )

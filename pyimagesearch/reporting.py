@@ -159,8 +159,6 @@ def plot_predictions(images, titles, hits=None):
         titles: N strings, of two lines.
         hits: N times whether the prediction is right; None where that is not known.
     """
-    if len(titles) > MAX_PICTURES:
-        print(f"[INFO] {config.RESULTS_PATH} shows the first {MAX_PICTURES} of {len(titles)}...")
     # undo the normalization
     (mean, std) = (np.array(config.MEAN), np.array(config.STD))
     pictures = images[:MAX_PICTURES].cpu().permute(0, 2, 3, 1).numpy() * std + mean
@@ -181,6 +179,7 @@ def plot_predictions(images, titles, hits=None):
     for axes, hit in zip(grid.flat, hits or [], strict=False):
         mark_hit(axes, hit)
     save_figure(figure, config.RESULTS_PATH)
+    print(f"[INFO] {config.RESULTS_PATH} shows {len(pictures)} of {len(titles)} images...")
     # without a screen matplotlib falls back to the backend agg, which cannot show
     if plt.get_backend().lower() != "agg":
         plt.show()

@@ -89,7 +89,7 @@ def test_files_and_folders_are_classified_with_no_data_set_there(
     answers = [f"{os.path.join(*p.split('/'))}: Egg 0.84, Soup 0.11, Bread 0.04" for p in paths]
     assert lines[-37:-1] == answers
     # the picture has room for the first 32 alone
-    assert lines[-1] == f"[INFO] {config.RESULTS_PATH} shows the first 32 of 36..."
+    assert lines[-1] == f"[INFO] {config.RESULTS_PATH} shows 32 of 36 images..."
     ((images, titles, hits),) = shown
     transform = create_dataloaders.test_transform()
     assert len(images) == 32

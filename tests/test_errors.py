@@ -399,7 +399,7 @@ BAD_INPUTS = [
         1,
     ),
     ("text to classify", INFERENCE, "a.txt", lambda: write("a.txt", "?"), "a.txt: cannot be", 1),
-    ("a file that is not there", INFERENCE, "a.jpg", lambda: None, "a.jpg: cannot be read", 1),
+    ("a file that is not there", INFERENCE, "a.jpg", lambda: None, "a.jpg: no such file", 1),
     ("output is a file, again", INFERENCE, "", lambda: replace_folder("output"), "output", 1),
 ]
 

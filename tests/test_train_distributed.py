@@ -63,7 +63,9 @@ def test_prints_its_lines_in_order_and_no_warning(finishedRun):
         + epoch
         + epoch.replace("1/2", "2/2")
         + r"\[INFO\] total time taken to train the model: \d+\.\d\ds\n"
-        r"\[INFO\] evaluating network\.\.\.\n" + re.escape(report) + "\n",
+        r"\[INFO\] evaluating network\.\.\.\n"
+        + re.escape(report)
+        + r"\n\[INFO\] saved output.food_classifier.pth, output.classification_report.txt, .*\n",
         train.stdout,
     )
     assert "Noodles" in report
@@ -214,6 +216,15 @@ def test_evaluation_is_a_mean_over_images_and_changes_nothing(monkeypatch):
     assert loss == pytest.approx(cross_entropy(logits, y).item(), rel=1e-5)
     assert preds.tolist() == logits.argmax(1).tolist()
     assert accuracy == pytest.approx((logits.argmax(1) == y).float().mean().item())
+
+
+def test_classes_other_than_those_of_config_are_told(tinyRun, capsys):
+    line = "[INFO] those are not the CLASSES of config.py"
+    train_distributed.main()
+    assert line in capsys.readouterr().out
+    config.CLASSES = ["Soup", "Egg", "Bread"]
+    train_distributed.main()
+    assert line not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("split", ["validation", "evaluation"])
