@@ -129,7 +129,7 @@ class ImageFiles(Dataset):
 
 
 def make_loader(ds, sampler, bs):
-    """Return a DataLoader over ds in batches of bs images, all its settings but the order."""
+    """Return a DataLoader over ds in batches of bs images, in the order of sampler."""
     numWorkers = devices.share_out(config.NUM_WORKERS)
     return devices.make_shared_loader(
         ds,

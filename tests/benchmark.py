@@ -10,7 +10,6 @@ median of the rounds and their spread. Labels do not matter for speed, so any im
 import argparse
 import multiprocessing
 import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -272,13 +271,10 @@ def main():
     parser.add_argument("--lr", type=float, default=0.001, help="for the accuracy")
     args = parser.parse_args()
     config.IMAGE_SIZE = args.image_size
-    name = platform.processor() or platform.machine()
-    if config.DEVICE.type == "cuda":
-        name = f"{torch.cuda.get_device_name()}, {name}"
     print(
-        f"{name}, {config.NUM_WORKERS} CPUs; torch {torch.__version__}, torchvision "
-        f"{torchvision.__version__}; {devices.compute_dtype(config.DEVICE)}; "
-        f"{args.image_size} px, batch {args.batch_size}, {args.rounds} rounds\n\n"
+        f"{devices.describe_devices()}; {config.NUM_WORKERS} workers; torch {torch.__version__}, "
+        f"torchvision {torchvision.__version__}; {args.image_size} px, "
+        f"batch {args.batch_size}, {args.rounds} rounds\n\n"
         "| | recipe | ours | | ratio: median (lowest to highest) |\n| --- | --- | --- | --- | --- |"
     )
     if args.seeds:
