@@ -80,7 +80,7 @@ def test_save_report_prints_and_saves_a_row_per_class(capsys):
 
 
 def test_plot_confusion_shows_counts_and_their_share_of_the_true_class(saved):
-    reporting.plot_confusion([0, 0, 0, 1], torch.tensor([0, 0, 1, 1]), ["$Bread$", "蛋", "Soup"])
+    reporting.plot_confusion([0, 0, 0, 1], torch.tensor([0, 0, 1, 1]), ["$\\frac{$", "蛋", "Soup"])
     (axes,) = saved[0].axes
     shown = [text.get_text() for text in axes.texts]
     assert shown == ["2\n67%", "1\n33%", "", "", "1\n100%", "", "", "", ""]
@@ -144,7 +144,7 @@ def test_right_and_wrong_predictions_differ_in_frame_and_mark(saved):
 
 
 def test_any_file_name_can_be_a_title(saved):
-    titles = ["Menü $5 & $6.jpg", "晚餐.jpg", "_[x]\\frac{.jpg", "no text \udcff.jpg"]
+    titles = ["Menü $\\frac{$.jpg", "晚餐.jpg", "_[x]\\frac{.jpg", "no text \udcff.jpg"]
     reporting.plot_predictions(torch.zeros(4, 3, 8, 8), titles)
     assert Path(config.RESULTS_PATH).exists()
 
