@@ -1,15 +1,74 @@
+# USAGE
+# python distributed_inference.py
+# python distributed_inference.py lunch.jpg holiday/
 """Step 3: look at predictions, for a batch of test images or for photographs of your own."""
 
 # import the necessary packages
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from imutils import paths
-from torchvision.models import densenet121
+from torchvision import transforms
 
-from pyimagesearch import cli, config, create_dataloaders, devices, files, reporting
-from pyimagesearch.errors import UserError, run
-from pyimagesearch.food_classifier import FoodClassifier
+from pyimagesearch import checkpoint, cli, config, create_dataloaders, devices, reporting
+from pyimagesearch.cli import UserError
+from pyimagesearch.food_classifier import FoodClassifier, load_densenet
+
+
+def main():
+    args = parse_args()
+    if devices.get_world_size() > 1:
+        raise UserError("inference runs in one process; start it with python, not with torchrun")
+    checkpoint.make_folder(config.RESULTS_PATH)
+
+    # determine the number of GPUs we have
+    print(f"[INFO] number of GPUs found: {devices.count_gpus()}...")
+
+    # determine the batch size based on the number of devices
+    batchSize = config.PRED_BATCH_SIZE * devices.count_devices()
+    print(f"[INFO] using a batch size of {batchSize}...")
+    print(f"[INFO] running on {devices.describe_devices()}...")
+
+    # define the preprocessing of an image
+    testTransform = create_dataloaders.test_transform()
+
+    # photographs of the user's own need no data set
+    if args.paths:
+        imagePaths = find_images(args.paths)
+        classes = create_dataloaders.get_classes()
+        model = load_model(len(classes))
+        classify_files(model, imagePaths, classes, testTransform, batchSize)
+        return
+
+    # calculate the inverse mean and standard deviation, and define our denormalization transform
+    invMean = [-mean / std for (mean, std) in zip(config.MEAN, config.STD, strict=True)]
+    invStd = [1 / std for std in config.STD]
+    deNormalize = transforms.Normalize(mean=invMean, std=invStd)
+
+    # create the test data loader
+    (testDS, testLoader) = create_dataloaders.get_dataloader(
+        config.TEST, transforms=testTransform, bs=batchSize
+    )
+
+    # load our trained food classifier
+    model = load_model(len(testDS.classes))
+
+    # grab a batch of test data, and predict its classes
+    (images, labels) = next(iter(testLoader))
+    preds = predict(model, images).argmax(1)
+
+    # loop over the batch
+    (pictures, titles) = ([], [])
+    for image, label, pred in zip(images, labels, preds, strict=True):
+        # undo the normalization, and put the channels last for display
+        pictures.append(deNormalize(image).clip(0, 1).permute(1, 2, 0).numpy())
+        # grab the ground truth and the predicted label
+        (gtLabel, predLabel) = (testDS.classes[label], testDS.classes[pred])
+        titles.append(f"Ground Truth: {gtLabel},\nPredicted: {predLabel}")
+
+    # show the pictures
+    reporting.plot_predictions(pictures, titles, (preds == labels).tolist())
 
 
 def load_model(numClasses):
@@ -17,9 +76,11 @@ def load_model(numClasses):
 
     Raises UserError if MODEL_PATH does not hold its weights.
     """
-    # no ImageNet weights: the trained state overwrites them
-    model = FoodClassifier(densenet121(weights=None), numClasses)
-    state = files.load_state(config.MODEL_PATH)
+    # load up the DenseNet121 model, and initialize our food classifier
+    model = FoodClassifier(load_densenet(pretrained=False), numClasses)
+
+    # load the model state
+    state = checkpoint.load_state(config.MODEL_PATH)
     try:
         model.load_state_dict(state)
     except (RuntimeError, TypeError, AttributeError) as error:
@@ -27,17 +88,18 @@ def load_model(numClasses):
             f"{config.MODEL_PATH}: not the weights of a FoodClassifier for {numClasses} classes "
             f"({str(error).splitlines()[-1].strip()}); train with this config.py and data set"
         ) from error
-    return devices.wrap_model(model).eval()
+
+    # move the model to the device; nn.DataParallel if there is more than one GPU
+    model = devices.parallelize(model.to(config.DEVICE))
+    # set the model in evaluation mode
+    return model.eval()
 
 
-def get_test_batch(batchSize):
-    """Return images (N, 3, H, W) and class indices (N,) of a random test batch, and the class
-    names; N is batchSize, or the number of test images if those are fewer."""
-    (testDS, testLoader) = create_dataloaders.get_dataloader(
-        config.TEST, transforms=create_dataloaders.test_transform(), bs=batchSize
-    )
-    (x, y) = next(iter(testLoader))
-    return x, y, testDS.classes
+def predict(model, images):
+    """Return the probability of each class (N, numClasses) for images (N, 3, H, W)."""
+    # switch off autograd
+    with torch.inference_mode():
+        return model(images.to(config.DEVICE)).softmax(1).cpu()
 
 
 def find_images(names):
@@ -48,41 +110,36 @@ def find_images(names):
     imagePaths = []
     for name in names:
         if not os.path.exists(name):
-            raise UserError(f"{name}: no such file or folder; name another")
+            raise UserError(f"{name}: no such file or folder; check the path")
         found = sorted(paths.list_images(name)) if os.path.isdir(name) else [name]
         if not found:
             kinds = " ".join(paths.image_types)
-            raise UserError(f"{name}: no image in this folder ({kinds}); name another")
+            raise UserError(f"{name}: no image in this folder ({kinds}); check the path")
         imagePaths += found
     return imagePaths
 
 
-def predict(model, x):
-    """Return the probability of each class (N, numClasses) for images x (N, 3, H, W)."""
-    with torch.inference_mode():
-        return model(x.to(config.DEVICE)).softmax(1).cpu()
+def classify_files(model, imagePaths, classes, testTransform, batchSize):
+    """Print the three likeliest classes of each image file, and show the photographs."""
+    (pictures, titles) = ([], [])
+    with ThreadPoolExecutor(max(config.NUM_WORKERS, 1)) as pool:
+        for start in range(0, len(imagePaths), batchSize):
+            batch = imagePaths[start : start + batchSize]
+            photos = list(pool.map(create_dataloaders.load_image, batch))
+            images = torch.stack([testTransform(photo) for photo in photos])
+            for path, photo, row in zip(batch, photos, predict(model, images), strict=True):
+                (top, indices) = row.topk(min(3, len(classes)))
+                guesses = [f"{classes[i]} {p:.2f}" for p, i in zip(top, indices, strict=True)]
+                print(f"{path}: {', '.join(guesses)}")
+                titles.append(f"{os.path.basename(path)}\nPredicted: {guesses[0]}")
+                if len(pictures) < reporting.MAX_PICTURES:
+                    photo.thumbnail([reporting.PICTURE_SIZE] * 2)
+                    pictures.append(photo)
+    reporting.plot_predictions(pictures, titles)
 
 
-def classify_files(model, imagePaths, classes, batchSize):
-    """Print the three likeliest classes of each image file.
-
-    Returns images (N, 3, H, W) of as many as can be shown, and a title for each file.
-    """
-    transform = create_dataloaders.test_transform()
-    loader = create_dataloaders.get_file_loader(imagePaths, transform, batchSize)
-    (images, titles) = ([], [])
-    for x, places, _, _ in devices.get_batches(loader):
-        for image, place, row in zip(x.cpu(), places.tolist(), predict(model, x), strict=True):
-            (top, indices) = row.topk(min(3, len(classes)))
-            guesses = [f"{classes[i]} {p:.2f}" for p, i in zip(top, indices, strict=True)]
-            print(f"{imagePaths[place]}: {', '.join(guesses)}")
-            titles.append(f"{os.path.basename(imagePaths[place])}\nPredicted: {guesses[0]}")
-            if len(images) < reporting.MAX_PICTURES:
-                images.append(image)
-    return torch.stack(images), titles
-
-
-def main():
+def parse_args():
+    """Return the parsed command line."""
     parser = cli.make_parser(
         __doc__,
         ["IMAGE_SIZE", "PRED_BATCH_SIZE", "SEED", "NUM_WORKERS"],
@@ -94,32 +151,8 @@ def main():
         metavar="PATH",
         help="image files, and folders of such, to classify (default: a batch of test images)",
     )
-    args = cli.parse_args(parser)
-    if devices.count_processes() > 1:
-        raise UserError("inference takes one process: start it with python, not with torchrun")
-    files.make_folder(config.RESULTS_PATH)
-    torch.manual_seed(config.SEED)
-
-    print(f"[INFO] number of GPUs found: {devices.count_gpus()}...")
-    batchSize = config.PRED_BATCH_SIZE * devices.count_devices()
-    print(f"[INFO] using a batch size of {batchSize}...")
-    print(f"[INFO] running on {devices.describe_devices()}...")
-
-    if args.paths:
-        imagePaths = find_images(args.paths)
-        classes = create_dataloaders.get_classes()
-        model = load_model(len(classes))
-        (x, titles) = classify_files(model, imagePaths, classes, batchSize)
-        reporting.plot_predictions(x, titles)
-    else:
-        (x, y, classes) = get_test_batch(batchSize)
-        preds = predict(load_model(len(classes)), x).argmax(1)
-        titles = [
-            f"Ground Truth: {classes[truth]},\nPredicted: {classes[pred]}"
-            for truth, pred in zip(y, preds, strict=True)
-        ]
-        reporting.plot_predictions(x, titles, hits=(y == preds).tolist())
+    return cli.parse_args(parser)
 
 
 if __name__ == "__main__":
-    run(main, goOn="nothing was lost, run it again")
+    cli.run(main, advice="nothing is lost; run it again")

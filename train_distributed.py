@@ -1,42 +1,40 @@
+# USAGE
+# python train_distributed.py
+# torchrun --standalone --nproc-per-node=gpu train_distributed.py
 """Step 2: fine-tune DenseNet121 on the prepared photographs, and report on the test set."""
 
 # import the necessary packages
 import math
-import os
 import time
 
 import torch
 from torch import nn, optim
-from torchvision.models import DenseNet121_Weights, densenet121
 
-from pyimagesearch import checkpoint, cli, config, create_dataloaders, devices, files, reporting
-from pyimagesearch.errors import UserError, run
-from pyimagesearch.food_classifier import FoodClassifier, freeze_batch_norm
-from pyimagesearch.reporting import Progress
-
-DIVERGED = "the checkpoint of the last good epoch is kept; start again with a lower --lr"
+from pyimagesearch import checkpoint, cli, config, create_dataloaders, devices, reporting
+from pyimagesearch.cli import UserError
+from pyimagesearch.food_classifier import FoodClassifier, freeze_batch_norm, load_densenet
+from pyimagesearch.reporting import BatchProgress, Progress
 
 
-def check_batches(numImages, batchSize):
-    """Raise UserError if batch normalization cannot train on the smallest batch of numImages."""
-    sizes = {min(batchSize, numImages), numImages % batchSize} - {0}
-    alone = any(devices.smallest_share(size) == 1 for size in sizes)
-    if alone and not config.PRETRAINED and config.IMAGE_SIZE < 61:
-        # such images leave DenseNet121 as one value per channel, which has no variance
-        raise UserError(
-            f"a training batch leaves a device a single image, and batch normalization cannot "
-            f"train on that at IMAGE_SIZE {config.IMAGE_SIZE}; change LOCAL_BATCH_SIZE, or take "
-            "61 or more"
-        )
+def main():
+    args = parse_args()
+    torch.manual_seed(config.SEED)
 
+    # determine the number of GPUs we have
+    numGPU = devices.count_gpus()
+    print(f"[INFO] number of GPUs found: {numGPU}...")
 
-def get_dataloaders(batchSize):
-    """Return (dataset, loader) of the training, the validation and the test split.
+    # determine the batch size: it grows with the devices, of which there is at least a CPU
+    numDevices = devices.count_devices()
+    batchSize = config.LOCAL_BATCH_SIZE * numDevices
+    print(f"[INFO] using a batch size of {batchSize}...")
+    print(f"[INFO] running on {devices.describe_devices()}...")
 
-    Raises UserError unless all three have the same classes.
-    """
+    # define the augmentation of the training images, and the preprocessing of all others
     trainTransform = create_dataloaders.train_transform()
     testTransform = create_dataloaders.test_transform()
+
+    # create the data loaders
     (trainDS, trainLoader) = create_dataloaders.get_dataloader(
         config.TRAIN, transforms=trainTransform, bs=batchSize
     )
@@ -46,134 +44,167 @@ def get_dataloaders(batchSize):
     (testDS, testLoader) = create_dataloaders.get_dataloader(
         config.TEST, transforms=testTransform, bs=batchSize, shuffle=False
     )
-    for ds in (valDS, testDS):
-        # a class that one split lacks would shift every label after it
-        if ds.classes != trainDS.classes:
-            odd = ", ".join(sorted(set(ds.classes) ^ set(trainDS.classes)))
+    check_classes(trainDS, valDS, testDS)
+
+    # find the checkpoint to resume from; the main process alone reads and writes output/
+    settings = checkpoint.get_settings(trainDS.classes)
+    state = None
+    if devices.is_main_process():
+        checkpoint.make_folder(config.CHECKPOINT_PATH)
+        if args.resume:
+            state = checkpoint.load_checkpoint(settings)
+        else:
+            checkpoint.set_aside_checkpoint()
+    state = devices.broadcast(state)
+
+    # load up the DenseNet121 model; a checkpoint would overwrite the ImageNet weights
+    with devices.local_main_process_first():
+        baseModel = load_densenet(pretrained=config.PRETRAINED and state is None)
+
+    # freeze its batch normalization when fine-tuning, as the statistics of ImageNet are more
+    # reliable than those of small batches
+    if config.PRETRAINED:
+        freeze_batch_norm(baseModel)
+
+    # initialize our food classifier and move it to the device
+    model = FoodClassifier(baseModel, len(trainDS.classes))
+    model = model.to(config.DEVICE)
+
+    # if there is more than one GPU, parallelize the model: by nn.DataParallel, or under torchrun by
+    # DistributedDataParallel
+    model = devices.parallelize(model)
+    cli.interrupts.wait_for_steps(model)
+
+    # initialize the loss function, the optimizer (fused: one pass over all parameters, not one per
+    # operation) and the gradient scaler, which only fp16 needs: small gradients would vanish in it
+    lossFunc = nn.CrossEntropyLoss()
+    opt = optim.Adam(model.parameters(), lr=config.LR * numDevices, fused=True)
+    isHalf = devices.compute_dtype(config.DEVICE) == torch.float16
+    scaler = torch.amp.GradScaler(config.DEVICE.type, enabled=isHalf)
+
+    # initialize a learning-rate scheduler that decays the rate by a factor of 0.1 every 10 epochs:
+    # large steps find a good region, small ones settle in it
+    lrScheduler = optim.lr_scheduler.StepLR(opt, step_size=10, gamma=0.1)
+
+    # initialize a dictionary to store the training history
+    H = {"train_loss": [], "train_acc": [], "val_loss": [], "val_acc": []}
+
+    # resume where the checkpoint was written
+    parts = {
+        "model": devices.unwrap(model),
+        "opt": opt,
+        "scaler": scaler,
+        "lrScheduler": lrScheduler,
+    }
+    done = 0
+    if state:
+        (done, H) = checkpoint.restore_checkpoint(state, parts)
+        trainLoader.sampler.set_epoch(done)
+        print(f"[INFO] resuming after epoch {done}/{config.EPOCHS}...")
+
+    # loop over the epochs
+    print("[INFO] training the network...")
+    startTime = time.time()
+    epochs = Progress(range(done, config.EPOCHS), initial=done, total=config.EPOCHS)
+    for e in epochs:
+        (trainLoss, trainAcc) = train_one_epoch(model, trainLoader, lossFunc, opt, scaler)
+        (valLoss, valAcc, _) = evaluate(model, valLoader, lossFunc)
+        if not math.isfinite(trainLoss + valLoss):
             raise UserError(
-                f"{trainDS.root} and {ds.root} differ in their classes: {odd}; "
-                "prepare both from the same classes"
+                f"training diverged: the loss of epoch {e + 1} is not a number; the checkpoint of "
+                "the epoch before is kept; start again with a lower --lr"
             )
-    return (trainDS, trainLoader), (valDS, valLoader), (testDS, testLoader)
+
+        # update our learning rate and the training history
+        lrScheduler.step()
+        H["train_loss"].append(trainLoss)
+        H["train_acc"].append(trainAcc)
+        H["val_loss"].append(valLoss)
+        H["val_acc"].append(valAcc)
+        if devices.is_main_process():
+            checkpoint.save_checkpoint(parts, e + 1, H, settings)
+
+        # print the training and validation information; print() would break the progress bars
+        epochs.write(f"[INFO] EPOCH: {e + 1}/{config.EPOCHS}")
+        epochs.write(f"Train loss: {trainLoss:.6f}, Train accuracy: {trainAcc:.4f}")
+        epochs.write(f"Val loss: {valLoss:.6f}, Val accuracy: {valAcc:.4f}")
+
+    # display the total time needed to perform the training
+    print(f"[INFO] total time taken to train the model: {time.time() - startTime:.2f}s")
+
+    # serialize the model to disk, before an error in what follows can lose it
+    if devices.is_main_process():
+        checkpoint.save_state(devices.unwrap(model).state_dict(), config.MODEL_PATH)
+
+    # evaluate the network on the test set
+    print("[INFO] evaluating network...")
+    (_, _, preds) = evaluate(model, testLoader, lossFunc)
+
+    # generate a classification report, and plot the training loss and accuracy
+    if devices.is_main_process():
+        reporting.save_report(testDS.targets, preds, testDS.classes)
+        reporting.plot_confusion(testDS.targets, preds, testDS.classes)
+        reporting.save_history(H)
+        reporting.plot_history(H)
+    saved = [config.MODEL_PATH, config.REPORT_PATH, config.CONFUSION_PATH, config.PLOT_PATH]
+    print(f"[INFO] saved {', '.join(saved)}...")
 
 
-def load_imagenet_model():
-    """Return DenseNet121 with the ImageNet weights. Raises UserError if they cannot be had."""
-    weights = DenseNet121_Weights.IMAGENET1K_V1
-    try:
-        return densenet121(weights=weights)
-    # no network, no room, a damaged file: each raises something else
-    except Exception as error:
-        folder = os.path.join(torch.hub.get_dir(), "checkpoints")
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(
-            f"the ImageNet weights cannot be downloaded or read ({reason}); place {weights.url} "
-            f"in {folder} by hand, or start from random weights with --no-pretrained"
-        ) from error
-
-
-def load_base_model():
-    """Return the DenseNet121 to train: with ImageNet weights and frozen batch normalization, or
-    with random weights if PRETRAINED is False."""
-    if not config.PRETRAINED:
-        return densenet121(weights=None)
-    baseModel = devices.first_per_machine(load_imagenet_model)
-    # its statistics serve better than those of small batches
-    freeze_batch_norm(baseModel)
-    return baseModel
-
-
-def train_one_epoch(model, loader, lossFunc, opt, scaler, epoch):
-    """Take one pass over loader; return mean loss and accuracy over its images.
-
-    Raises UserError if the loss stops being a number; epoch, from 1, is for that message.
-    """
+def train_one_epoch(model, loader, lossFunc, opt, scaler):
+    """Take one pass over loader; return mean loss and accuracy over its images."""
+    # set the model in training mode
     model.train()
-    (losses, correct, total) = ([], 0, 0)
-    with Progress(desc="training", total=len(loader), leave=False) as bar:
-        for x, y, count, weight in devices.get_batches(loader):
+    # initialize the total loss and the number of correct predictions; they stay on the device, as
+    # calling .item() at every step would stall the GPU
+    (totalLoss, correct) = (0, 0)
+    with BatchProgress(loader, "training") as bar:
+        # loop over the training set
+        for x, y in loader:
+            # send the input to the device, from pinned memory without waiting for it
+            x = x.to(config.DEVICE, non_blocking=loader.pin_memory)
+            y = y.to(config.DEVICE, non_blocking=loader.pin_memory)
+            # perform a forward pass and calculate the training loss
             pred = model(x)
             loss = lossFunc(pred, y)
-            # scaled, as small gradients would vanish in half precision
-            scaler.scale(loss * weight).backward()
+            # calculate the gradients and update the weights
+            scaler.scale(loss).backward()
             scaler.step(opt)
             scaler.update()
             opt.zero_grad()
-            # all sums stay on the device: to read them out at each step would make it wait
-            losses.append(loss.detach() * count)
-            correct += (pred.argmax(1) == y)[:count].sum()
-            total += count
-            bar.count_batch(losses, correct, total)
-    losses = torch.stack(losses)
-    if not losses.isfinite().all():
-        step = int(losses.isfinite().int().argmin()) + 1
-        raise UserError(f"the loss is not a number at step {step} of epoch {epoch}; {DIVERGED}")
-    (totalLoss, correct, total) = devices.add_up(losses.sum(), correct, total)
+            # add the loss to the total, and count the correct predictions
+            totalLoss += loss.detach() * len(y)
+            correct += (pred.argmax(1) == y).sum()
+            bar.show(len(y), totalLoss, correct)
+    devices.sync_buffers(model)
+    (totalLoss, correct, total) = devices.all_reduce(totalLoss, correct, len(loader.sampler))
     return totalLoss / total, correct / total
 
 
 def evaluate(model, loader, lossFunc):
-    """Return mean loss and accuracy over the images of loader, and the predicted classes."""
+    """Return mean loss and accuracy over the images of loader, and the list of their predicted
+    class indices, in the order of its dataset."""
+    # set the model in evaluation mode
     model.eval()
-    (losses, correct, total, preds) = ([], 0, 0, [])
-    bar = Progress(desc="evaluating", total=len(loader), leave=False)
-    with bar, torch.inference_mode():
-        for x, y, count, _ in devices.get_batches(loader):
+    (totalLoss, correct, preds) = (0, 0, [])
+    # switch off autograd
+    with torch.inference_mode(), BatchProgress(loader, "evaluating") as bar:
+        # loop over the images
+        for x, y in loader:
+            x = x.to(config.DEVICE, non_blocking=loader.pin_memory)
+            y = y.to(config.DEVICE, non_blocking=loader.pin_memory)
+            # make the predictions and calculate the loss
             pred = model(x)
-            losses.append(lossFunc(pred, y) * count)
-            correct += (pred.argmax(1) == y)[:count].sum()
-            preds.append(pred.argmax(1)[:count])
-            total += count
-            bar.count_batch(losses, correct, total)
-    preds = devices.collect(torch.cat(preds), loader)
-    (totalLoss, correct) = devices.add_up(torch.stack(losses).sum(), correct)
-    return totalLoss / len(preds), correct / len(preds), preds
+            totalLoss += lossFunc(pred, y) * len(y)
+            correct += (pred.argmax(1) == y).sum()
+            preds.append(pred.argmax(1))
+            bar.show(len(y), totalLoss, correct)
+    (totalLoss, correct, total) = devices.all_reduce(totalLoss, correct, len(loader.sampler))
+    preds = devices.gather([label for batch in preds for label in batch.tolist()])
+    return totalLoss / total, correct / total, preds
 
 
-def get_parts(model):
-    """Return by name what has a state while model trains, and a checkpoint therefore holds."""
-    learningRate = config.LR * devices.count_devices()
-    # fused: one pass over all parameters, not one per operation
-    opt = optim.Adam(model.parameters(), lr=learningRate, fused=True)
-    # of all precisions, fp16 alone needs scaled gradients
-    scaler = torch.amp.GradScaler(
-        config.DEVICE.type, enabled=devices.compute_dtype(config.DEVICE) == torch.float16
-    )
-    lrScheduler = optim.lr_scheduler.StepLR(opt, step_size=10, gamma=0.1)
-    plainModel = devices.unwrap_model(model)
-    return {"model": plainModel, "opt": opt, "scaler": scaler, "lrScheduler": lrScheduler}
-
-
-def train(model, trainLoader, valLoader, lossFunc, resume):
-    """Train model until config.EPOCHS epochs are done, with a checkpoint after each.
-
-    Returns the history H: a list with a value per epoch for each of train_loss, train_acc,
-    val_loss and val_acc. With resume, the epochs of the checkpoint are not done again.
-    """
-    parts = get_parts(model)
-    (opt, scaler) = (parts["opt"], parts["scaler"])
-    classes = trainLoader.dataset.classes
-    (done, H) = checkpoint.begin_training(parts, classes, resume)
-    # order and augmentation of the images go on where the checkpoint was written
-    trainLoader.batch_sampler.sampler.epoch = done
-    with Progress(range(done, config.EPOCHS), initial=done, total=config.EPOCHS) as epochs:
-        for e in epochs:
-            trained = train_one_epoch(model, trainLoader, lossFunc, opt, scaler, e + 1)
-            (valLoss, valAcc, _) = evaluate(model, valLoader, lossFunc)
-            if not math.isfinite(valLoss):
-                raise UserError(f"the validation loss of epoch {e + 1} is not a number; {DIVERGED}")
-            parts["lrScheduler"].step()
-            for name, value in zip(H, (*trained, valLoss, valAcc), strict=True):
-                H[name].append(value)
-            checkpoint.save_checkpoint(parts, e + 1, H, classes)
-            # print() would break the progress bars
-            epochs.write(f"[INFO] EPOCH: {e + 1}/{config.EPOCHS}")
-            epochs.write("Train loss: {:.6f}, Train accuracy: {:.4f}".format(*trained))
-            epochs.write(f"Val loss: {valLoss:.6f}, Val accuracy: {valAcc:.4f}")
-    return H
-
-
-def main():
+def parse_args():
+    """Return the parsed command line."""
     parser = cli.make_parser(
         __doc__,
         ["IMAGE_SIZE", "LOCAL_BATCH_SIZE", "EPOCHS", "LR", "SEED", "NUM_WORKERS", "PRETRAINED"],
@@ -182,45 +213,28 @@ def main():
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="go on after the last epoch of an unfinished run (default: no)",
+        help="continue after the last completed epoch of an unfinished run (default: no)",
     )
-    args = cli.parse_args(parser)
-    files.make_folder(config.CHECKPOINT_PATH)
-    torch.manual_seed(config.SEED)
+    return cli.parse_args(parser)
 
-    print(f"[INFO] number of GPUs found: {devices.count_gpus()}...")
-    batchSize = config.LOCAL_BATCH_SIZE * devices.count_devices()
-    print(f"[INFO] using a batch size of {batchSize}...")
-    print(f"[INFO] running on {devices.describe_devices()}...")
-    ((trainDS, trainLoader), (valDS, valLoader), (testDS, testLoader)) = get_dataloaders(batchSize)
+
+def check_classes(trainDS, valDS, testDS):
+    """Raise UserError unless all splits have the same classes."""
     for ds in (trainDS, valDS, testDS):
         print(f"[INFO] {ds.root}: {len(ds)} images of {len(ds.classes)} classes...")
-    check_batches(len(trainDS), batchSize)
+        # a class that one split lacks would shift every label after it
+        if ds.classes != trainDS.classes:
+            odd = ", ".join(sorted(set(ds.classes) ^ set(trainDS.classes)))
+            raise UserError(
+                f"{trainDS.root} and {ds.root} differ in their classes: {odd}; "
+                "prepare both from the same classes"
+            )
     if trainDS.classes != create_dataloaders.get_classes():
         print("[INFO] those are not the CLASSES of config.py, which prepare_dataset.py copies...")
 
-    model = devices.wrap_model(FoodClassifier(load_base_model(), len(trainDS.classes)))
-    lossFunc = nn.CrossEntropyLoss()
-
-    print("[INFO] training the network...")
-    startTime = time.time()
-    H = train(model, trainLoader, valLoader, lossFunc, args.resume)
-    print(f"[INFO] total time taken to train the model: {time.time() - startTime:.2f}s")
-    # first of all, so that no error in what follows can lose them
-    files.save_state(devices.unwrap_model(model).state_dict(), config.MODEL_PATH)
-
-    print("[INFO] evaluating network...")
-    (_, _, preds) = evaluate(model, testLoader, lossFunc)
-    reporting.save_report(testDS.targets, preds, testDS.classes)
-    reporting.plot_confusion(testDS.targets, preds, testDS.classes)
-    reporting.save_history(H)
-    reporting.plot_history(H)
-    saved = [config.MODEL_PATH, config.REPORT_PATH, config.CONFUSION_PATH, config.PLOT_PATH]
-    print(f"[INFO] saved {', '.join(saved)}...")
-
 
 if __name__ == "__main__":
-    run(
+    cli.run(
         main,
-        goOn="if it finished an epoch, the same command with --resume goes on; else run it again",
+        advice="if an epoch was completed, add --resume to continue after it; else run it again",
     )

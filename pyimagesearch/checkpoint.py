@@ -1,16 +1,82 @@
-# The state of an unfinished training, from which train_distributed.py --resume goes on.
+# The files of weights and checkpoints, written so that no half file is left, and read so that none
+# can run code.
 
 # import the necessary packages
+import io
 import os
+from contextlib import suppress
 
 import torch
 
-from . import config, devices, files
-from .errors import UserError
+from . import config, devices
+from .cli import UserError
+
+
+def make_folder(path):
+    """Make the folder of the file path. Raises UserError if no file can be written there."""
+    folder = os.path.dirname(path) or "."
+    with suppress(OSError):
+        os.makedirs(folder, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            return
+    raise UserError(f"{folder}: not a folder that can be written to; make it one")
+
+
+def write_file(path, data):
+    """Write data (bytes) to path in one step: at no moment path holds half a file.
+
+    Raises UserError if that fails; path is then as it was.
+    """
+    make_folder(path)
+    partialPath = path + ".partial"
+    try:
+        with open(partialPath, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partialPath, path)
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror}), what was there is kept; make room or "
+            "allow writing, then run again (train_distributed.py with --resume)"
+        ) from error
+    finally:
+        with suppress(OSError):
+            os.remove(partialPath)
+
+
+def save_state(state, path):
+    """Write state, tensors and plain values in dicts and lists, to path; see write_file."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_file(path, buffer.getvalue())
+
+
+def load_state(path):
+    """Return the state that save_state wrote to path, its tensors on the CPU.
+
+    Nothing but tensors and plain values is read: a file from elsewhere can run no code. Raises
+    UserError if the file is missing, corrupt, or holds anything else.
+    """
+    try:
+        with open(path, "rb") as file:
+            data = io.BytesIO(file.read())
+    except OSError as error:
+        raise UserError(
+            f"{path}: {error.strerror}; train_distributed.py writes this file"
+        ) from error
+    try:
+        return torch.load(data, map_location="cpu", weights_only=True)
+    # a corrupt file makes torch raise nearly anything
+    except Exception as error:
+        raise UserError(
+            f"{path}: corrupt, or not a weights file (no code in it was executed); remove it and "
+            "train again"
+        ) from error
 
 
 def get_settings(classes):
-    """Return what a training must go on with as it began, by name."""
+    """Return by name the settings that a training must be resumed with."""
     names = ("IMAGE_SIZE", "SEED", "PRETRAINED", "MEAN", "STD")
     settings = {name: getattr(config, name) for name in names}
     # on other devices, the same batch and learning rate on all of them together
@@ -21,50 +87,73 @@ def get_settings(classes):
     return settings
 
 
-def save_checkpoint(parts, epoch, H, classes):
-    """Write the state after epoch epochs to CHECKPOINT_PATH.
+def save_checkpoint(parts, epoch, H, settings):
+    """Write the state of a training to CHECKPOINT_PATH.
 
     Args:
-        parts: dict of what has a state: the plain model, optimizer, scheduler and scaler.
-        epoch: number of finished epochs.
+        parts: dict of the plain model, optimizer, scaler and scheduler.
+        epoch: number of completed epochs.
         H: history, a list with a value per epoch for each of its names.
-        classes: class names in the order of their indices.
+        settings: what get_settings returned.
     """
     state = {name: part.state_dict() for name, part in parts.items()}
     state.update(epoch=epoch, epochs=config.EPOCHS, H=H, randomState=torch.get_rng_state())
-    state["settings"] = get_settings(classes)
-    files.save_state(state, config.CHECKPOINT_PATH)
+    state["settings"] = settings
+    save_state(state, config.CHECKPOINT_PATH)
 
 
-def load_checkpoint(state, parts, classes):
-    """Put parts in the state that save_checkpoint wrote; see there for the arguments.
+def not_a_checkpoint(error):
+    """Return the UserError for a file that holds another kind of state."""
+    return UserError(
+        f"{config.CHECKPOINT_PATH}: not a checkpoint of this training ({error}); remove it, or "
+        "start again without --resume"
+    )
 
-    Raises UserError if it is another kind of state, or if the run began with other settings.
+
+def load_checkpoint(settings):
+    """Return the state that save_checkpoint wrote, None if there is none.
+
+    Raises UserError if that is another kind of state, or of a training with other settings.
+    """
+    if not os.path.exists(config.CHECKPOINT_PATH):
+        print(f"[INFO] no checkpoint at {config.CHECKPOINT_PATH}, starting from the beginning...")
+        return None
+    state = load_state(config.CHECKPOINT_PATH)
+    try:
+        before = state["settings"]
+        changed = [name for name in settings if before[name] != settings[name]]
+    except (KeyError, TypeError) as error:
+        raise not_a_checkpoint(error) from error
+    for name in changed:
+        raise UserError(
+            f"{config.CHECKPOINT_PATH} was written with {name} {before[name]}, and this run has "
+            f"{settings[name]}; use the same, or start again without --resume"
+        )
+    return state
+
+
+def restore_checkpoint(state, parts):
+    """Put parts in the state that load_checkpoint returned; return its epoch and history H.
+
+    Raises UserError if the state is not one of these parts.
     """
     try:
-        for name, now in get_settings(classes).items():
-            if state["settings"][name] != now:
-                raise UserError(
-                    f"{config.CHECKPOINT_PATH} was written with {name} {state['settings'][name]}, "
-                    f"and this run has {now}; take the same, or start again without --resume"
-                )
         for name, part in parts.items():
-            # empty where there was nothing to keep: a GradScaler that was off
+            # empty for a GradScaler that is off
             if state[name]:
                 part.load_state_dict(state[name])
         torch.set_rng_state(state["randomState"])
         return state["epoch"], state["H"]
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{config.CHECKPOINT_PATH}: not a checkpoint of this training; remove it, or start "
-            "again without --resume"
-        ) from error
+        raise not_a_checkpoint(error) from error
 
 
 def set_aside_checkpoint():
     """Rename a checkpoint that a new training would overwrite, unless its training finished."""
+    if not os.path.exists(config.CHECKPOINT_PATH):
+        return
     try:
-        state = files.load_state(config.CHECKPOINT_PATH)
+        state = load_state(config.CHECKPOINT_PATH)
         finished = state["epoch"] >= state["epochs"]
     except (UserError, KeyError, TypeError):
         finished = False
@@ -72,29 +161,3 @@ def set_aside_checkpoint():
         previousPath = ".previous".join(os.path.splitext(config.CHECKPOINT_PATH))
         os.replace(config.CHECKPOINT_PATH, previousPath)
         print(f"[INFO] the checkpoint of an unfinished training is kept as {previousPath}...")
-
-
-def find_checkpoint(resume):
-    """Return the state to go on from, None to begin; a checkpoint in the way is set aside."""
-    found = os.path.exists(config.CHECKPOINT_PATH)
-    if resume and found:
-        return files.load_state(config.CHECKPOINT_PATH)
-    if resume:
-        print(f"[INFO] no checkpoint at {config.CHECKPOINT_PATH}, starting from the beginning...")
-    elif found:
-        set_aside_checkpoint()
-    return None
-
-
-def begin_training(parts, classes, resume):
-    """Return the number of finished epochs and the history H to go on from.
-
-    With resume those of the checkpoint, whose state parts then have; else none. See
-    save_checkpoint for the arguments and H.
-    """
-    state = devices.take_from_first(lambda: find_checkpoint(resume))
-    if state is None:
-        return 0, {"train_loss": [], "train_acc": [], "val_loss": [], "val_acc": []}
-    (done, H) = load_checkpoint(state, parts, classes)
-    print(f"[INFO] resuming after epoch {done}/{config.EPOCHS}...")
-    return done, H

@@ -1,28 +1,52 @@
-# The flags that override config.py for one run.
+# How a script starts and ends: the flags that override config.py, Ctrl-C, errors in one line.
 
 # import the necessary packages
 import argparse
-import math
+import multiprocessing
+import os
 import re
+import signal
+import sys
+import time
 from difflib import get_close_matches
 from functools import partial
 
 import torch
 
-from . import config
-from .errors import UserError
+from . import config, devices
 
 # the settings that have a flag: type, smallest and largest value, meaning
 SETTINGS = {
-    "IMAGE_SIZE": (int, 32, 4096, "side in pixels of the square images that the network takes"),
+    "IMAGE_SIZE": (int, 64, 4096, "side in pixels of the square images that the network takes"),
     "LOCAL_BATCH_SIZE": (int, 1, 65536, "images in a training batch, per GPU"),
     "PRED_BATCH_SIZE": (int, 1, 65536, "images in an inference batch, per GPU"),
     "EPOCHS": (int, 1, 100000, "passes over the training images"),
     "LR": (float, 1e-9, 10, "learning rate, multiplied by the number of GPUs"),
-    "SEED": (int, 0, 2**32 - 1, "fixes all that is drawn at random"),
+    "SEED": (int, 0, 2**32 - 1, "fixes all random numbers"),
     "NUM_WORKERS": (int, 0, 1024, "processes that load images; 0: the script itself loads them"),
     "PRETRAINED": (bool, False, True, "start from the ImageNet weights, not from random ones"),
 }
+
+# parts of PyTorch's messages, and what to tell the user
+KNOWN_ERRORS = {
+    "shared memory": "/dev/shm is too small for what the workers load; enlarge it (docker run "
+    "--shm-size=2g), or use --num-workers 0",
+    "out of memory|can't allocate memory|not enough memory|signal: Killed": "out of memory; use "
+    "smaller batches or a smaller --image-size",
+    "gloo|NCCL": "lost the connection to another process, whose own message names the cause",
+    "invalid device ordinal": "more processes than GPUs; start them with --nproc-per-node=gpu",
+}
+
+
+class UserError(Exception):
+    """What the user can put right: the message says what is wrong, where, and what to do.
+
+    status is the exit status of the script.
+    """
+
+    def __init__(self, message, status=1):
+        super().__init__(message)
+        self.status = status
 
 
 class Parser(argparse.ArgumentParser):
@@ -38,9 +62,9 @@ class Parser(argparse.ArgumentParser):
 
 
 def read_setting(name, text):
-    """Return the value that text stands for as a value of the setting name.
+    """Return the value of the setting name that text stands for.
 
-    Raises ArgumentTypeError where it is of another type or out of range.
+    Raises ArgumentTypeError if it is of another type or out of range.
     """
     (kind, low, high, _) = SETTINGS[name]
     try:
@@ -49,17 +73,22 @@ def read_setting(name, text):
             return value
     except (KeyError, ValueError):
         pass
-    noun = {int: "a whole number", float: "a number", bool: "a truth value"}[kind]
-    raise argparse.ArgumentTypeError(f"must be {noun} from {low} to {high}, not {text!r}")
+    noun = {int: "a whole number", float: "a number", bool: "True or False"}[kind]
+    limits = "" if kind is bool else f" from {low} to {high}"
+    raise argparse.ArgumentTypeError(f"must be {noun}{limits}, not {text!r}")
 
 
 def is_device(value):
     """Return whether value is a torch.device that this machine has."""
-    try:
-        return isinstance(value, torch.device) and torch.empty(0, device=value) is not None
-    # the backends raise an error each of their own
-    except Exception:
-        return False
+    # counted, not tried: that would open a context on the GPU, which takes time and memory
+    counts = {"cpu": 1, "mps": int(torch.backends.mps.is_available())}
+    counts["cuda"] = torch.cuda.device_count()
+    return isinstance(value, torch.device) and (value.index or 0) < counts.get(value.type, 0)
+
+
+def is_label(value):
+    """Return whether value names a folder, or with slashes a folder in a folder."""
+    return isinstance(value, str) and all(part.strip("./ ") for part in value.split("/"))
 
 
 def is_list(value, length, isEntry):
@@ -67,38 +96,26 @@ def is_list(value, length, isEntry):
     return isinstance(value, (list, tuple)) and len(value) >= length and all(map(isEntry, value))
 
 
-def is_number(value):
-    """Return whether value is a finite number."""
-    return isinstance(value, (int, float)) and math.isfinite(value)
-
-
-def is_path(value):
-    """Return whether value is a string that names a file or folder."""
-    return isinstance(value, str) and value.strip("./ ") != ""
-
-
-def is_label(value):
-    """Return whether value is a string that names a folder, or with slashes folders."""
-    return isinstance(value, str) and all(map(is_path, value.split("/")))
-
-
 def check_config():
-    """Raise UserError for a constant of config.py of the wrong type or out of range."""
+    """Raise UserError for a constant of config.py that cannot be used."""
     for name in SETTINGS:
         try:
             setattr(config, name, read_setting(name, str(getattr(config, name))))
         except argparse.ArgumentTypeError as error:
             raise UserError(f"{name} in config.py {error}") from error
+
+    def is_share(value):
+        return isinstance(value, (int, float)) and 0 <= value <= 1
+
     rules = {
         "DEVICE": (is_device, "a torch.device that this machine has"),
         "CLASSES": (lambda value: is_list(value, 2, is_label), "a list of two labels or more"),
-        "MEAN": (lambda value: is_list(value, 3, is_number), "a list of three numbers"),
+        "MEAN": (lambda value: is_list(value, 3, is_share), "a list of three numbers from 0 to 1"),
         "STD": (
-            lambda value: is_list(value, 3, is_number) and min(value) > 0,
-            "a list of three numbers above 0",
+            lambda value: is_list(value, 3, is_share) and min(value) > 0,
+            "a list of three numbers above 0, up to 1",
         ),
     }
-    rules.update({name: (is_path, "a path") for name in dir(config) if name.endswith("_PATH")})
     for name, (isRight, noun) in rules.items():
         value = getattr(config, name)
         if not isRight(value):
@@ -106,11 +123,7 @@ def check_config():
 
 
 def make_parser(description, settings, example):
-    """Return a Parser with a flag for each of settings, names of constants in config.py.
-
-    Raises UserError if config.py holds what cannot be used.
-    """
-    check_config()
+    """Return a Parser with a flag for each of settings, names of constants in config.py."""
     parser = Parser(description=description, epilog=f"example: {example}")
     for name in settings:
         (kind, _, _, text) = SETTINGS[name]
@@ -134,5 +147,114 @@ def parse_args(parser):
             changes.append(f"{name} = {value}")
         setattr(config, name, value)
     if changes:
-        print(f"[INFO] other than in config.py: {', '.join(changes)}...")
+        print(f"[INFO] overridden by flags: {', '.join(changes)}...")
     return args
+
+
+class Interrupts:
+    """Ctrl-C and SIGTERM: the first ends the script in good order, a second one at once."""
+
+    def __init__(self):
+        # what to tell the user who interrupts the script
+        self.advice = ""
+        # the signal that came, None before
+        self.signal = None
+        # whether it has to wait for the end of a step
+        self.wait = False
+        self.process = os.getpid()
+
+    def install(self):
+        """Handle both signals from now on, unless the script was started to ignore them."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, self.handle)
+
+    def handle(self, number, frame):
+        """Raise KeyboardInterrupt, or have it raised after the running step."""
+        if os.getpid() != self.process:
+            # a worker that is just starting: the script ends its workers
+            return
+        if self.signal:
+            for worker in multiprocessing.active_children():
+                worker.kill()
+            self.tell()
+            os._exit(128 + number)
+        self.signal = number
+        if not self.wait:
+            raise KeyboardInterrupt
+
+    def tell(self):
+        """Write the advice to stderr, once; not by print(), which might be what is interrupted."""
+        os.write(2, f"\n[INFO] interrupted: {self.advice}\n".encode() if self.advice else b"")
+        self.advice = ""
+
+    def wait_for_steps(self, model):
+        """From now on end the script before the next call of model.
+
+        While worker processes start and stop, Python loses a KeyboardInterrupt, or they die of it.
+        """
+        self.wait = True
+        model.register_forward_pre_hook(self.raise_after_step)
+
+    def raise_after_step(self, *args):
+        """Raise KeyboardInterrupt if a signal came during the step."""
+        if self.signal:
+            raise KeyboardInterrupt
+
+
+interrupts = Interrupts()
+
+
+def stop(line, status):
+    """End the script with a line on stderr and an exit status."""
+    print(line, file=sys.stderr)
+    sys.exit(status)
+
+
+def run(main, advice):
+    """Call main, and end in one line on stderr where the user has to act.
+
+    The exit status is that of a UserError, 1 after an error of the file system or a lack of memory,
+    130 after Ctrl-C and 143 after SIGTERM. advice tells what to do after those two;
+    interrupts.advice replaces it as the script goes on.
+    """
+    interrupts.advice = advice
+    try:
+        check_config()
+        devices.init_process_group()
+        if devices.is_main_process():
+            interrupts.install()
+        else:
+            sys.stdout = open(os.devnull, "w")
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+        # a log file shows each line at once, not when all is over, and any file name can be printed
+        sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
+        main()
+        devices.destroy_process_group()
+    except (KeyboardInterrupt, Exception) as error:
+        if hasattr(signal, "SIGCHLD"):
+            # PyTorch raises an error for each worker that torchrun ends along with this process
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        # an error after a signal: it reached the workers or the other processes first
+        if interrupts.signal or isinstance(error, KeyboardInterrupt):
+            interrupts.tell()
+            sys.exit(128 + (interrupts.signal or signal.SIGINT))
+        if isinstance(error, UserError) and not devices.is_local_main_process():
+            # where all processes of a machine meet the same, its first one says it, and torchrun
+            # ends the others before they do
+            time.sleep(5)
+        stop_with_error(error)
+
+
+def stop_with_error(error):
+    """End the script in one line for an error that the user can put right; raise any other."""
+    if isinstance(error, UserError):
+        # one from a worker process brings its traceback along, before the message
+        stop(f"[ERROR] {str(error).rstrip().rpartition('UserError: ')[2]}", error.status)
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        stop(f"[ERROR] {where}{error.strerror or error}; fix this and run again", 1)
+    for part, line in KNOWN_ERRORS.items():
+        if isinstance(error, RuntimeError) and re.search(part, str(error)):
+            stop(f"[ERROR] {line}", 1)
+    raise error

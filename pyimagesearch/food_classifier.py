@@ -1,9 +1,80 @@
 # import the necessary packages
+import os
+
+import torch
 from torch import nn
 from torch.autograd import Function
 from torch.nn.functional import batch_norm
+from torchvision.models import DenseNet121_Weights, densenet121
 
 from . import devices
+from .cli import UserError
+
+
+class FoodClassifier(nn.Module):
+    """A base network, and on its features one linear layer that tells the classes apart."""
+
+    def __init__(self, baseModel, numClasses):
+        """Take over baseModel, a network whose last layer is a Linear named classifier."""
+        super().__init__()
+        # initialize the base model and the classification layer
+        self.baseModel = baseModel
+        self.classifier = nn.Linear(baseModel.classifier.in_features, numClasses)
+        # the base model now ends in its features
+        self.baseModel.classifier = nn.Identity()
+
+    def forward(self, x):
+        """Return float32 logits (N, numClasses) of float images x (N, 3, H, W), normalized."""
+        x = x.to(memory_format=devices.memory_format(x.device))
+        # here and not around the call, as DataParallel runs each replica in a thread of its own
+        with devices.autocast(x.device):
+            features = self.baseModel(x)
+            logits = self.classifier(features)
+        return logits.float()
+
+
+def load_densenet(pretrained):
+    """Return DenseNet121 with the ImageNet weights, or with random ones.
+
+    Raises UserError if the ImageNet weights can neither be read nor downloaded.
+    """
+    if not pretrained:
+        return densenet121(weights=None)
+    weights = DenseNet121_Weights.IMAGENET1K_V1
+    try:
+        return densenet121(weights=weights)
+    # no network, no room, a corrupt file: each raises something else
+    except Exception as error:
+        folder = os.path.join(torch.hub.get_dir(), "checkpoints")
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"the ImageNet weights cannot be downloaded or read ({reason}); place {weights.url} "
+            f"in {folder} by hand, or start from random weights with --no-pretrained"
+        ) from error
+
+
+def freeze_batch_norm(model):
+    """Freeze every batch normalization of model: no gradients, statistics as they are."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            # the same module with the same state, that computes in another way
+            module.__class__ = FrozenBatchNorm2d
+            module.requires_grad_(False)
+            module.eval()
+
+
+class FrozenBatchNorm2d(nn.BatchNorm2d):
+    """Batch normalization whose weight, bias and statistics are constants, in training too."""
+
+    def forward(self, x):
+        """Return x (N, C, H, W) normalized."""
+        return FixedNorm.apply(
+            x, self.running_mean, self.running_var, self.weight, self.bias, self.eps
+        )
+
+    def train(self, mode=True):
+        """Stay in evaluation mode."""
+        return super().train(False)
 
 
 class FixedNorm(Function):
@@ -26,47 +97,3 @@ class FixedNorm(Function):
         # mean and bias
         zeros = var.new_zeros(len(var))
         return batch_norm(grad, zeros, var, weight, zeros, eps=ctx.eps), *[None] * 5
-
-
-class FrozenBatchNorm2d(nn.BatchNorm2d):
-    """Batch normalization whose weight, bias and statistics are constants, in training too."""
-
-    def forward(self, x):
-        """Return x (N, C, H, W) normalized."""
-        return FixedNorm.apply(
-            x, self.running_mean, self.running_var, self.weight, self.bias, self.eps
-        )
-
-    def train(self, mode=True):
-        """Stay in evaluation mode."""
-        return super().train(False)
-
-
-def freeze_batch_norm(model):
-    """Freeze every batch normalization of model: no gradients, statistics as they are."""
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            # the same module with the same state, that computes in another way
-            module.__class__ = FrozenBatchNorm2d
-            module.requires_grad_(False)
-            module.eval()
-
-
-class FoodClassifier(nn.Module):
-    """A base network, and on its features one linear layer that tells the classes apart."""
-
-    def __init__(self, baseModel, numClasses):
-        """Take over baseModel, a network whose last layer is a Linear named classifier."""
-        super().__init__()
-        self.baseModel = baseModel
-        self.classifier = nn.Linear(baseModel.classifier.in_features, numClasses)
-        # the base model now ends in its features
-        self.baseModel.classifier = nn.Identity()
-
-    def forward(self, x):
-        """Return float32 logits (N, numClasses) of float images x (N, 3, H, W), normalized."""
-        # here and not around the call, as DataParallel runs each replica in a thread of its own
-        with devices.autocast(x.device):
-            features = self.baseModel(x)
-            logits = self.classifier(features)
-        return logits.float()

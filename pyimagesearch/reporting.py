@@ -9,40 +9,50 @@ import warnings
 
 import matplotlib.pyplot as plt
 import numpy as np
-import torch
 from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import ConfusionMatrixDisplay, classification_report, confusion_matrix
 from tqdm import tqdm
 
 from . import config, devices
-from .files import write_file
+from .checkpoint import write_file
 
 # pictures that results.png has room for: eight rows of four
 MAX_PICTURES = 32
+# longer side in pixels of a photograph that results.png shows
+PICTURE_SIZE = 512
 
 
 class Progress(tqdm):
     """A progress bar on a terminal; a log file, and all processes but the first, go without."""
 
     def __init__(self, *args, **options):
-        disable = True if devices.get_rank() > 0 else None
+        # None: where there is a terminal
+        disable = None if devices.is_main_process() else True
         super().__init__(*args, disable=disable, mininterval=1, **options)
 
-    def count_batch(self, losses, correct, total):
-        """Advance by a batch; once a second show mean loss, accuracy and images per second.
+
+class BatchProgress(Progress):
+    """A progress bar over the images of loader, with mean loss and accuracy."""
+
+    def __init__(self, loader, desc):
+        total = len(loader.sampler) * devices.get_world_size()
+        # short enough for a terminal of 80 columns
+        form = "{desc}: {percentage:3.0f}%|{bar}| [{remaining}, {rate_fmt}{postfix}]"
+        super().__init__(total=total, desc=desc, unit=" images", bar_format=form, leave=False)
+
+    def show(self, count, totalLoss, correct):
+        """Advance by a batch of count images; once a second show mean loss and accuracy.
 
         Args:
-            losses: list of 0-dimensional tensors, the sum of the losses of each batch so far.
+            count: number of images of this process's batch; the bar counts those of all processes.
+            totalLoss: 0-dimensional tensor, the sum of the losses of all images so far.
             correct: 0-dimensional tensor, how many images were classified right so far.
-            total: number of images so far, of this process.
         """
-        # to read the sums makes the device wait, hence only when the bar is drawn
-        if self.update():
-            loss = torch.stack(losses).sum().item() / total
-            rate = total * devices.count_processes() / self.format_dict["elapsed"]
-            self.set_postfix_str(
-                f"loss {loss:.4f}, accuracy {correct.item() / total:.4f}, {rate:.1f} images/s"
-            )
+        # only when the bar is drawn: calling .item() at every step would stall the GPU
+        if self.update(count * devices.get_world_size()):
+            seen = self.n / devices.get_world_size()
+            (loss, accuracy) = (totalLoss.item() / seen, correct.item() / seen)
+            self.set_postfix_str(f"loss {loss:.4f}, accuracy {accuracy:.4f}")
 
 
 def save_figure(figure, path):
@@ -149,19 +159,18 @@ def mark_hit(axes, hit):
     axes.text(0.97, 0.97, mark, color="white", fontsize=16, bbox=box, **place)
 
 
-def plot_predictions(images, titles, hits=None):
-    """Save a grid of images with their titles to RESULTS_PATH; show it where there is a screen.
+def plot_predictions(pictures, titles, hits=None):
+    """Save a grid of pictures with their titles to RESULTS_PATH; show it where there is a screen.
 
     The first MAX_PICTURES are shown.
 
     Args:
-        images: float tensor (N, 3, H, W), normalized; those after MAX_PICTURES may be missing.
-        titles: N strings, of two lines.
-        hits: N times whether the prediction is right; None where that is not known.
+        pictures: arrays (H, W, 3) of floats from 0 to 1, or PIL images; those after MAX_PICTURES
+            may be missing.
+        titles: a string of two lines for each.
+        hits: whether the prediction is right, for each; None where that is not known.
     """
-    # undo the normalization
-    (mean, std) = (np.array(config.MEAN), np.array(config.STD))
-    pictures = images[:MAX_PICTURES].cpu().permute(0, 2, 3, 1).numpy() * std + mean
+    pictures = pictures[:MAX_PICTURES]
     columns = min(4, math.ceil(math.sqrt(len(pictures))))
     rows = math.ceil(len(pictures) / columns)
     (figure, grid) = plt.subplots(
@@ -171,7 +180,7 @@ def plot_predictions(images, titles, hits=None):
     for axes in grid.flat:
         axes.axis("off")
     for axes, picture, title in zip(grid.flat, pictures, titles, strict=False):
-        axes.imshow(picture.clip(0, 1), interpolation="bilinear")
+        axes.imshow(picture, interpolation="bilinear")
         title = "\n".join(shorten(line) for line in title.split("\n"))
         # a file name may hold bytes that are no text
         title = title.encode(errors="replace").decode()

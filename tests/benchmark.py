@@ -91,7 +91,8 @@ class Ours:
         baseModel = densenet121(weights=None)
         if freeze:
             freeze_batch_norm(baseModel)
-        self.model = devices.wrap_model(FoodClassifier(baseModel, numClasses))
+        model = FoodClassifier(baseModel, numClasses).to(config.DEVICE)
+        self.model = devices.parallelize(model)
         self.lossFunc = nn.CrossEntropyLoss()
         self.opt = optim.Adam(self.model.parameters(), lr=lr, fused=True)
         self.scaler = torch.amp.GradScaler(
@@ -102,9 +103,7 @@ class Ours:
         return create_dataloaders.get_dataloader(rootDir, transform, bs, shuffle)[1]
 
     def train(self, loader):
-        train_distributed.train_one_epoch(
-            self.model, loader, self.lossFunc, self.opt, self.scaler, 1
-        )
+        train_distributed.train_one_epoch(self.model, loader, self.lossFunc, self.opt, self.scaler)
 
     def evaluate(self, loader):
         return train_distributed.evaluate(self.model, loader, self.lossFunc)[1]
@@ -214,7 +213,7 @@ def compare_speed(imagePaths, bs, count, rounds, folder):
         epochs.append(measure(ours.train, train[1]))
         ratios.append(perImage * count / epochs[-1])
     rate = f"{count / statistics.median(epochs):.1f}"
-    print_row("epoch from files, of the rate in memory", "", rate, "images/s", ratios)
+    print_row("epoch from of the rate in memory", "", rate, "images/s", ratios)
 
     for factor in (2, 4):
         link_images(imagePaths, factor * count, folder / f"{factor}x")

@@ -1,16 +1,21 @@
+import atexit
 import colorsys
+import functools
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
+import joblib
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from pyimagesearch import config
+from pyimagesearch import cli, config
 
 # no test opens a window, whatever screen there is
 os.environ["MPLBACKEND"] = "Agg"
@@ -23,16 +28,67 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 PROJECT = Path(__file__).parent.parent
 
+# config.py as it comes: the tests do not depend on what a user has written there since
+if torch.cuda.is_available():
+    DEVICE = torch.device("cuda")
+else:
+    DEVICE = torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+ORIGINAL_CONFIG = {
+    "DATA_PATH": "Food-11",
+    "BASE_PATH": "dataset",
+    "TRAIN": os.path.join("dataset", "training"),
+    "VAL": os.path.join("dataset", "validation"),
+    "TEST": os.path.join("dataset", "evaluation"),
+    "CLASSES": "Bread Dairy_product Dessert Egg Fried_food Meat Noodles/Pasta Rice Seafood Soup "
+    "Vegetable/Fruit".split(),
+    "MEAN": [0.485, 0.456, 0.406],
+    "STD": [0.229, 0.224, 0.225],
+    "IMAGE_SIZE": 224,
+    "DEVICE": DEVICE,
+    "PRETRAINED": True,
+    "LOCAL_BATCH_SIZE": 128 if DEVICE.type == "cuda" else 32,
+    "PRED_BATCH_SIZE": 4,
+    "EPOCHS": 20,
+    "LR": 0.0001,
+    "SEED": 42,
+    "NUM_WORKERS": joblib.cpu_count(),
+    "PLOT_PATH": os.path.join("output", "model_training.png"),
+    "MODEL_PATH": os.path.join("output", "food_classifier.pth"),
+    "REPORT_PATH": os.path.join("output", "classification_report.txt"),
+    "CONFUSION_PATH": os.path.join("output", "confusion_matrix.png"),
+    "RESULTS_PATH": os.path.join("output", "results.png"),
+    "CHECKPOINT_PATH": os.path.join("output", "checkpoint.pth"),
+}
+
 
 @pytest.fixture(autouse=True)
 def fresh_config(tmp_path, monkeypatch):
     """Run each test in an empty directory, and undo what it changes in config."""
     monkeypatch.chdir(tmp_path)
-    for name in dir(config):
-        if name.isupper():
-            monkeypatch.setattr(config, name, getattr(config, name))
+    for name, value in ORIGINAL_CONFIG.items():
+        monkeypatch.setattr(config, name, list(value) if isinstance(value, list) else value)
     config.NUM_WORKERS = 0
     torch.manual_seed(0)
+    # cli.run() handles signals; afterwards pytest does again
+    monkeypatch.setattr(cli, "interrupts", cli.Interrupts())
+    yield
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@functools.cache
+def install_project():
+    """Return a copy of the project, whose config.py has its original values."""
+    folder = Path(tempfile.mkdtemp(prefix="project"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    shutil.copytree(PROJECT / "pyimagesearch", folder / "pyimagesearch")
+    for path in PROJECT.glob("*.py"):
+        shutil.copy(path, folder)
+    with open(folder / "pyimagesearch" / "config.py", "a") as file:
+        for name, value in ORIGINAL_CONFIG.items():
+            value = f"torch.{value!r}" if name == "DEVICE" else repr(value)
+            file.write(f"{name} = {value}\n")
+    return folder
 
 
 def draw_image(path, classIndex, seed=0, size=(40, 32)):
@@ -60,11 +116,15 @@ def draw_class_folders(root, classes=("Bread", "Egg", "Soup"), counts=(5, 3, 3))
 
 
 def run_script(name, *flags, cwd=".", pythonFlags=("-W", "error"), env=None):
-    """Run one of the three scripts in cwd as a user would; return the CompletedProcess."""
+    """Run one of the three scripts in cwd as a user would; return the CompletedProcess.
+
+    name: the name of a script, or the path of a driver in tests/.
+    """
+    project = install_project()
     return subprocess.run(
-        [sys.executable, *pythonFlags, PROJECT / name, *flags],
+        [sys.executable, *pythonFlags, project / name, *flags],
         cwd=cwd,
-        env={**os.environ, **(env or {})},
+        env={**os.environ, "PYTHONPATH": str(project), **(env or {})},
         capture_output=True,
         text=True,
         timeout=300,
@@ -82,11 +142,11 @@ def finishedRun(tmp_path_factory):
     """A directory in which all three scripts ran one after the other, and what each printed."""
     folder = tmp_path_factory.mktemp("work")
     draw_food11(folder / "Food-11")
-    trainFlags = "--no-pretrained --image-size 32 --epochs 2 --local-batch-size 9 --num-workers 2"
+    trainFlags = "--no-pretrained --image-size 64 --epochs 2 --local-batch-size 9 --num-workers 2"
     runs = [
         run_script("prepare_dataset.py", cwd=folder),
         run_script("train_distributed.py", *trainFlags.split(), cwd=folder),
-        run_script("distributed_inference.py", "--image-size", "32", cwd=folder),
+        run_script("distributed_inference.py", "--image-size", "64", cwd=folder),
     ]
     for run in runs:
         assert run.returncode == 0, run.stderr

@@ -12,8 +12,8 @@ import signal
 import torch
 
 import train_distributed
-from pyimagesearch import files, reporting
-from pyimagesearch.errors import run
+from pyimagesearch import checkpoint, reporting
+from pyimagesearch.cli import run
 
 (moment, passes) = os.environ["KILL_AT"].split(":")
 remaining = int(passes)
@@ -74,9 +74,9 @@ if __name__ == "__main__":
     if moment == "step":
         kill_before(torch.optim.Adam, "step")
     elif moment == "write":
-        files.open = open_to_die
+        checkpoint.open = open_to_die
     elif moment == "replace":
-        kill_before(files.os, "replace")
+        kill_before(checkpoint.os, "replace")
     elif moment == "report":
         kill_before(reporting, "save_report")
-    run(train_distributed.main, goOn="")
+    run(train_distributed.main, advice="")

@@ -1,6 +1,6 @@
 """Train a little on dataset/ without augmentation, in fp32, and save what comes of it to argv[1].
 
-For test_devices.py, which runs it plainly and under torchrun and compares.
+For test_devices.py, which runs it plainly and under torchrun and compares. argv[2]: freeze or not.
 """
 
 import sys
@@ -9,8 +9,8 @@ import torch
 from conftest import TinyNet
 from torch import nn
 
-from pyimagesearch import config, create_dataloaders, devices, files
-from pyimagesearch.errors import run
+from pyimagesearch import checkpoint, config, create_dataloaders, devices
+from pyimagesearch.cli import run
 from pyimagesearch.food_classifier import FoodClassifier, freeze_batch_norm
 from train_distributed import evaluate, train_one_epoch
 
@@ -20,25 +20,26 @@ def main():
     devices.compute_dtype = lambda device: torch.float32
     torch.manual_seed(0)
     transform = create_dataloaders.test_transform()
-    (ds, trainLoader) = create_dataloaders.get_dataloader(config.TRAIN, transform, bs=6)
+    (ds, trainLoader) = create_dataloaders.get_dataloader(config.TRAIN, transform, bs=12)
     (_, valLoader) = create_dataloaders.get_dataloader(config.VAL, transform, 6, shuffle=False)
     baseModel = TinyNet()
-    freeze_batch_norm(baseModel)
-    model = devices.wrap_model(FoodClassifier(baseModel, len(ds.classes)))
-    plain = devices.unwrap_model(model)
+    if sys.argv[2] == "freeze":
+        freeze_batch_norm(baseModel)
+    model = FoodClassifier(baseModel, len(ds.classes)).to(config.DEVICE)
+    model = devices.parallelize(model)
+    plain = devices.unwrap(model)
     # plain gradient descent shows a difference in gradients as it is; Adam would enlarge it
     opt = torch.optim.SGD(plain.parameters(), lr=0.1)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     lossFunc = nn.CrossEntropyLoss()
-    outcome = {"train": [], "val": [], "preds": []}
-    for epoch in (1, 2):
-        outcome["train"].append(train_one_epoch(model, trainLoader, lossFunc, opt, scaler, epoch))
-        (valLoss, valAcc, preds) = evaluate(model, valLoader, lossFunc)
-        outcome["val"].append((valLoss, valAcc))
-        outcome["preds"].append(preds)
+    outcome = {"train": [], "val": [evaluate(model, valLoader, lossFunc)]}
+    for _ in range(2):
+        outcome["train"].append(train_one_epoch(model, trainLoader, lossFunc, opt, scaler))
+        outcome["val"].append(evaluate(model, valLoader, lossFunc))
     outcome["model"] = plain.state_dict()
-    files.save_state(outcome, sys.argv[1])
+    if devices.is_main_process():
+        checkpoint.save_state(outcome, sys.argv[1])
 
 
 if __name__ == "__main__":
-    run(main, goOn="")
+    run(main, advice="")

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import PROJECT, TinyNet, draw_class_folders, run_script
+from conftest import PROJECT, TinyNet, draw_class_folders, install_project, run_script
 
 import train_distributed
-from pyimagesearch import checkpoint, config, devices, files
-from pyimagesearch.create_dataloaders import EpochSampler
+from pyimagesearch import checkpoint, config, devices, food_classifier
+from pyimagesearch.cli import UserError
 
 # of 24 images: 5 steps an epoch, the last with 4
-FLAGS = "--image-size 32 --epochs 4 --num-workers 2 --local-batch-size 5 --no-pretrained --lr 0.001"
+FLAGS = "--image-size 64 --epochs 4 --num-workers 2 --local-batch-size 5 --no-pretrained --lr 0.001"
 FLAGS = FLAGS.split()
 
 
@@ -49,7 +49,8 @@ def uninterrupted(tmp_path_factory):
 def assert_same_outcome(folder, uninterrupted):
     for path in (config.MODEL_PATH, config.CHECKPOINT_PATH):
         assert_same(
-            files.load_state(str(folder / path)), files.load_state(str(uninterrupted / path))
+            checkpoint.load_state(str(folder / path)),
+            checkpoint.load_state(str(uninterrupted / path)),
         )
     report = (folder / config.REPORT_PATH).read_text()
     assert report == (uninterrupted / config.REPORT_PATH).read_text()
@@ -78,11 +79,11 @@ def test_killed_at_any_moment_and_resumed_equals_uninterrupted(uninterrupted, tm
             PROJECT / "tests" / "killed_training.py",
             *FLAGS,
             "--resume",
-            env={"KILL_AT": moment.strip(), "PYTHONPATH": str(PROJECT)},
+            env={"KILL_AT": moment.strip()},
         )
         assert run.returncode == -signal.SIGKILL, run.stderr
         found = os.path.exists(config.CHECKPOINT_PATH)
-        assert (files.load_state(config.CHECKPOINT_PATH)["epoch"] if found else 0) == epoch
+        assert (checkpoint.load_state(config.CHECKPOINT_PATH)["epoch"] if found else 0) == epoch
         assert not os.path.exists(config.REPORT_PATH)
     run = run_script("train_distributed.py", *FLAGS, "--resume")
     assert run.returncode == 0, run.stderr
@@ -98,14 +99,26 @@ def test_more_epochs_train_on_as_if_they_had_been_asked_for_at_once(uninterrupte
     for flags in (fewer, [*FLAGS, "--resume"]):
         run = run_script("train_distributed.py", *flags)
         assert run.returncode == 0, run.stderr
-    assert "[INFO] resuming after epoch 2/4...\n[INFO] EPOCH: 3/4\n" in run.stdout
+    assert (
+        "resuming after epoch 2/4...\n[INFO] training the network...\n[INFO] EPOCH: 3/4\n"
+        in run.stdout
+    )
     assert_same_outcome(tmp_path, uninterrupted)
 
 
-def test_ctrl_c_says_how_to_go_on_and_leaves_no_worker(uninterrupted, tmp_path):
-    shutil.copytree(uninterrupted / "dataset", tmp_path / "dataset")
+def assert_group_is_gone(process):
+    """Assert that no process is left of a session that process began."""
+    with pytest.raises(ProcessLookupError):
+        # a worker that has ended may wait a moment for the system to notice
+        for _ in range(50):
+            os.killpg(process.pid, 0)
+            time.sleep(0.1)
+
+
+def start_endless_training():
+    """Start a training in a session of its own; return its Popen after the first epoch."""
     process = subprocess.Popen(
-        [sys.executable, PROJECT / "train_distributed.py", *FLAGS, "--epochs", "1000"],
+        [sys.executable, install_project() / "train_distributed.py", *FLAGS, "--epochs", "1000"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -114,21 +127,31 @@ def test_ctrl_c_says_how_to_go_on_and_leaves_no_worker(uninterrupted, tmp_path):
     for line in process.stdout:
         if "EPOCH: 1/" in line:
             break
-    # as a terminal does, to the script and its workers
-    os.killpg(process.pid, signal.SIGINT)
+    return process
+
+
+@pytest.mark.parametrize(
+    ("number", "times", "status"),
+    [(signal.SIGINT, 1, 130), (signal.SIGTERM, 1, 143), (signal.SIGINT, 2, 130)],
+)
+def test_a_signal_says_how_to_go_on_and_leaves_no_worker(uninterrupted, number, times, status):
+    shutil.copytree(uninterrupted / "dataset", "dataset")
+    process = start_endless_training()
+    for _ in range(times):
+        # as a terminal does, to the script and its workers; SIGTERM comes to the script alone
+        if number == signal.SIGINT:
+            os.killpg(process.pid, number)
+        else:
+            process.send_signal(number)
+        time.sleep(0.05)
     (_, stderr) = process.communicate(timeout=60)
-    assert process.returncode == 130
-    lines = [line for line in stderr.splitlines() if "it/s]" not in line and "s/it]" not in line]
-    lines = [line for line in lines if line.strip()]
+    assert process.returncode == status, stderr
+    lines = [line for line in stderr.splitlines() if line.strip()]
     assert len(lines) == 1, stderr
     assert lines[0].startswith("[INFO] interrupted: ")
     assert "--resume" in lines[0]
-    with pytest.raises(ProcessLookupError):
-        # a worker that has ended may wait a moment for the system to notice
-        for _ in range(50):
-            os.killpg(process.pid, 0)
-            time.sleep(0.1)
-    assert files.load_state(config.CHECKPOINT_PATH)["epoch"] >= 1
+    assert_group_is_gone(process)
+    assert checkpoint.load_state(config.CHECKPOINT_PATH)["epoch"] >= 1
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no jobs in the background of a shell")
@@ -137,9 +160,9 @@ def test_ctrl_c_does_not_end_a_run_that_ignores_it(uninterrupted, tmp_path):
     ignore = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); "
     code = ignore + "import sys, runpy; runpy.run_path(sys.argv.pop(1), run_name='__main__')"
     with subprocess.Popen(
-        [sys.executable, "-c", code, PROJECT / "train_distributed.py", *FLAGS],
+        [sys.executable, "-c", code, install_project() / "train_distributed.py", *FLAGS],
         stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+        env={**os.environ, "PYTHONPATH": str(install_project())},
         text=True,
     ) as process:
         for line in process.stdout:
@@ -158,9 +181,14 @@ def test_a_full_disk_keeps_the_checkpoint_before(uninterrupted, tmp_path):
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20)); "
     code = limit + "import runpy; runpy.run_path(sys.argv.pop(1), run_name='__main__')"
     run = subprocess.run(
-        [sys.executable, "-c", "import sys; " + code, str(PROJECT / "train_distributed.py")]
+        [
+            sys.executable,
+            "-c",
+            "import sys; " + code,
+            str(install_project() / "train_distributed.py"),
+        ]
         + [*FLAGS, "--resume", "--epochs", "6"],
-        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+        env={**os.environ, "PYTHONPATH": str(install_project())},
         capture_output=True,
         text=True,
     )
@@ -174,7 +202,7 @@ def test_a_full_disk_keeps_the_checkpoint_before(uninterrupted, tmp_path):
 def tinyRun(monkeypatch):
     """Let train(*flags) run train_distributed.py here, with a small network; a second each."""
     draw_class_folders(Path("dataset"))
-    monkeypatch.setattr(train_distributed, "densenet121", lambda weights: TinyNet())
+    monkeypatch.setattr(food_classifier, "densenet121", lambda weights: TinyNet())
 
     def train(*flags):
         argv = ["train_distributed.py", *FLAGS, "--num-workers", "0", *flags]
@@ -187,13 +215,15 @@ def tinyRun(monkeypatch):
 def test_resume_without_a_checkpoint_starts_and_says_so(tinyRun, capsys):
     tinyRun("--resume", "--epochs", "1")
     assert f"[INFO] no checkpoint at {config.CHECKPOINT_PATH}" in capsys.readouterr().out
-    assert files.load_state(config.CHECKPOINT_PATH)["epoch"] == 1
+    assert checkpoint.load_state(config.CHECKPOINT_PATH)["epoch"] == 1
 
 
 def test_an_unfinished_checkpoint_is_set_aside_by_a_new_training(tinyRun, capsys, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
         # the training dies in epoch 2
-        patch.setattr(checkpoint.torch, "get_rng_state", lambda: 1 / 0 if done else done.append(1))
+        patch.setattr(train_distributed, "evaluate", lambda *args: 1 / 0 if done else (1, 1, []))
+        save = checkpoint.save_checkpoint
+        patch.setattr(checkpoint, "save_checkpoint", lambda *args: (save(*args), done.append(1)))
         done = []
         tinyRun()
     unfinished = Path(config.CHECKPOINT_PATH).read_bytes()
@@ -209,23 +239,23 @@ def test_an_unfinished_checkpoint_is_set_aside_by_a_new_training(tinyRun, capsys
 
 def test_a_finished_training_is_only_evaluated_again(tinyRun, capsys, monkeypatch):
     tinyRun()
-    weights = files.load_state(config.MODEL_PATH)
+    weights = checkpoint.load_state(config.MODEL_PATH)
     shutil.move("output", "elsewhere")
     os.mkdir("output")
     shutil.copy("elsewhere/checkpoint.pth", "output")
     monkeypatch.setattr(train_distributed, "train_one_epoch", None)
     tinyRun("--resume")
-    assert_same(files.load_state(config.MODEL_PATH), weights)
+    assert_same(checkpoint.load_state(config.MODEL_PATH), weights)
     for path in (config.REPORT_PATH, config.PLOT_PATH, config.CONFUSION_PATH):
         assert os.path.exists(path)
 
 
 def test_a_checkpoint_holds_all_that_the_training_needs(tinyRun):
     tinyRun("--epochs", "1")
-    state = files.load_state(config.CHECKPOINT_PATH)
+    state = checkpoint.load_state(config.CHECKPOINT_PATH)
     assert {"model", "opt", "lrScheduler", "scaler", "epoch", "H", "randomState"} < set(state)
     assert state["settings"]["CLASSES"] == ["Bread", "Egg", "Soup"]
-    assert state["settings"]["IMAGE_SIZE"] == 32
+    assert state["settings"]["IMAGE_SIZE"] == 64
     assert state["H"].keys() == {"train_loss", "train_acc", "val_loss", "val_acc"}
 
 
@@ -240,9 +270,9 @@ def test_a_loss_that_is_not_a_number_keeps_the_last_good_checkpoint(tinyRun, mon
             return loss * float("nan") if calls.count(True) == 6 else loss
 
     monkeypatch.setattr(train_distributed.nn, "CrossEntropyLoss", Breaking)
-    with pytest.raises(train_distributed.UserError, match="at step 3 of epoch 2; "):
+    with pytest.raises(train_distributed.UserError, match="the loss of epoch 2 is not a number"):
         tinyRun()
-    state = files.load_state(config.CHECKPOINT_PATH)
+    state = checkpoint.load_state(config.CHECKPOINT_PATH)
     assert state["epoch"] == 1
     assert all(tensor.isfinite().all() for tensor in state["model"].values())
     assert not os.path.exists(config.MODEL_PATH)
@@ -250,17 +280,13 @@ def test_a_loss_that_is_not_a_number_keeps_the_last_good_checkpoint(tinyRun, mon
 
 def test_order_and_augmentation_of_an_epoch_depend_on_seed_and_epoch_alone(tinyRun, monkeypatch):
     seen = []
-    get_batches = devices.get_batches
 
-    def note_batches(loader):
-        images = []
-        for x, *rest in get_batches(loader):
-            images.append(x)
-            yield x, *rest
-        if isinstance(loader.sampler, EpochSampler):
-            seen.append(torch.cat(images))
+    def note_images(model, loader, lossFunc, opt, scaler):
+        seen.append(torch.cat([x for x, _ in loader]))
+        opt.step()
+        return 0.0, 0.0
 
-    monkeypatch.setattr(devices, "get_batches", note_batches)
+    monkeypatch.setattr(train_distributed, "train_one_epoch", note_images)
     for workers in ("0", "2"):
         # the second time something else ran before
         torch.rand(5)
@@ -281,3 +307,30 @@ def test_other_devices_may_go_on_with_the_same_batch_and_rate_in_all(monkeypatch
     assert settings[0] == settings[1] == settings[2]
     config.LR = 0.00006
     assert checkpoint.get_settings(["Bread", "Egg"]) != settings[0]
+
+
+def test_write_file_makes_the_folder_and_leaves_nothing_beside_the_file():
+    checkpoint.write_file("output/report.txt", b"first")
+    checkpoint.write_file("output/report.txt", b"second")
+    assert Path("output/report.txt").read_bytes() == b"second"
+    assert os.listdir("output") == ["report.txt"]
+
+
+def test_state_survives_the_way_through_a_file():
+    state = TinyNet().state_dict()
+    checkpoint.save_state(state, "output/model.pth")
+    loaded = checkpoint.load_state("output/model.pth")
+    assert list(loaded) == list(state)
+    assert all(torch.equal(loaded[key].cpu(), state[key]) for key in state)
+
+
+class Evil:
+    def __reduce__(self):
+        return (os.mkdir, ("trap",))
+
+
+def test_load_state_runs_no_code_from_the_file():
+    torch.save({"weight": Evil()}, "evil.pth")
+    with pytest.raises(UserError, match="evil.pth"):
+        checkpoint.load_state("evil.pth")
+    assert not os.path.exists("trap")

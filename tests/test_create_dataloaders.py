@@ -4,15 +4,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import draw_class_folders, draw_image
+from conftest import TinyNet, draw_class_folders, draw_image
 from PIL import Image
 from torchvision import datasets
 
 import distributed_inference
 import train_distributed
-from pyimagesearch import config, create_dataloaders
+from pyimagesearch import checkpoint, config, create_dataloaders, devices, food_classifier
+from pyimagesearch.cli import UserError
 from pyimagesearch.create_dataloaders import get_dataloader, load_image
-from pyimagesearch.errors import UserError
+from pyimagesearch.food_classifier import FoodClassifier
 
 
 def test_get_dataloader_has_the_signature_of_the_tutorial():
@@ -57,12 +58,62 @@ def test_an_epoch_can_be_repeated_by_any_number_of_workers():
         config.NUM_WORKERS = numWorkers
         torch.rand(numWorkers + 1)
         (_, loader) = get_dataloader(config.TRAIN, create_dataloaders.train_transform(), bs=5)
-        loader.sampler.epoch = first
+        loader.sampler.set_epoch(first)
         passes += [torch.cat([x for x, _ in loader]) for _ in range(2)]
     assert torch.equal(passes[0], passes[2])
     assert torch.equal(passes[1], passes[3])
     assert torch.equal(passes[1], passes[4])
     assert not torch.equal(passes[0], passes[1])
+
+
+def test_loading_without_workers_uses_no_global_random_numbers():
+    draw_class_folders(Path("dataset"), counts=(4, 1, 1))
+    config.IMAGE_SIZE = 32
+    (_, loader) = get_dataloader(config.TRAIN, create_dataloaders.train_transform(), bs=5)
+    before = torch.get_rng_state()
+    list(loader)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(("count", "worldSize"), [(12, 2), (12, 3), (11, 3), (13, 4), (1, 4)])
+def test_processes_share_the_batches_of_one(monkeypatch, count, worldSize):
+    draw_class_folders(Path("dataset"), classes=["Egg"], counts=(count, 1, 1))
+
+    def get_batches(rank, worldSize, shuffle):
+        monkeypatch.setattr(devices, "get_rank", lambda: rank)
+        monkeypatch.setattr(devices, "get_world_size", lambda: worldSize)
+        (_, loader) = get_dataloader(config.TRAIN, None, 2 * worldSize, shuffle)
+        return [list(loader.batch_sampler) for _ in range(2)]
+
+    def get_sizes(batches):
+        return [len(batch) for batch in batches]
+
+    # evaluation: every image once, the longest share first
+    shares = [get_batches(rank, worldSize, shuffle=False)[0] for rank in range(worldSize)]
+    places = [i for share in shares for batch in share for i in batch]
+    assert sorted(places) == list(range(count))
+    assert (
+        shares[0]
+        == [list(range(count)[::worldSize][i : i + 2]) for i in range(0, count, 2)][
+            : len(shares[0])
+        ]
+    )
+    # training: equal shares, which make up the batches of one process with the same batch size
+    for epoch in range(2):
+        shares = [get_batches(rank, worldSize, shuffle=True)[epoch] for rank in range(worldSize)]
+        assert all(get_sizes(share) == get_sizes(shares[0]) for share in shares)
+        monkeypatch.setattr(devices, "get_rank", lambda: 0)
+        monkeypatch.setattr(devices, "get_world_size", lambda: 1)
+        (_, loader) = get_dataloader(config.TRAIN, None, 2 * worldSize)
+        loader.sampler.set_epoch(epoch)
+        together = [sorted(sum(batch, [])) for batch in zip(*shares, strict=True)]
+        whole = list(loader.batch_sampler)
+        assert together[: len(whole) - 1] == [sorted(batch) for batch in whole[:-1]]
+        assert set(together[-1]) >= set(whole[-1])
+        # a repeated image is one of the epoch, with the same augmentation
+        items = sum(together, [])
+        assert set(items) == set(sum(whole, []))
+        assert 0 <= len(items) - count < worldSize
 
 
 def test_the_dataset_is_an_image_folder_like_any_other():
@@ -99,18 +150,27 @@ def test_transforms_are_those_of_the_tutorial():
 
 
 def test_validation_and_inference_see_an_image_alike(monkeypatch):
-    config.IMAGE_SIZE = 48
     draw_class_folders(Path("dataset"), counts=(1, 1, 1))
-    (_, (valDS, _), (testDS, _)) = train_distributed.get_dataloaders(2)
-    (x, y, _) = distributed_inference.get_test_batch(3)
-    imagePaths = [path for path, _ in testDS.samples]
-    transform = create_dataloaders.test_transform()
-    ((fromFiles, places),) = create_dataloaders.get_file_loader(imagePaths, transform, 3)
-    assert places.tolist() == [0, 1, 2]
-    assert repr(valDS.transform) == repr(testDS.transform)
-    for image, label in testDS:
-        assert torch.equal(x[y == label][0], image)
-        assert torch.equal(fromFiles[label], image)
+    monkeypatch.setattr(food_classifier, "densenet121", lambda weights: TinyNet())
+    seen = []
+    for module, name in ((train_distributed, "evaluate"), (distributed_inference, "predict")):
+        monkeypatch.setattr(module, name, lambda model, images, *_: seen.append(images) or 1 / 0)
+    checkpoint.save_state(FoodClassifier(TinyNet(), 3).state_dict(), config.MODEL_PATH)
+    config.CLASSES = ["Bread", "Egg", "Soup"]
+    flags = "--no-pretrained --num-workers 0"
+    for module, flags in (
+        (train_distributed, "--no-pretrained --num-workers 0 --image-size 64"),
+        (distributed_inference, "--num-workers 0 --image-size 64"),
+        (distributed_inference, "--num-workers 0 --image-size 64 dataset/evaluation"),
+    ):
+        monkeypatch.setattr("sys.argv", ["script.py", *flags.split()])
+        with pytest.raises(ZeroDivisionError):
+            module.main()
+    (valLoader, fromLoader, fromFiles) = seen
+    ((validation, _),) = valLoader
+    assert torch.equal(validation, fromFiles[:3])
+    for image in validation:
+        assert any(torch.equal(image, other) for other in fromLoader)
 
 
 def test_get_classes_names_and_orders_as_image_folder_does():

@@ -8,7 +8,9 @@ import torch
 from conftest import PROJECT, TinyNet, draw_class_folders, run_script, run_torchrun
 from torch import nn
 
-from pyimagesearch import config, devices, files
+from pyimagesearch import checkpoint, config, create_dataloaders, devices
+from pyimagesearch.food_classifier import FoodClassifier
+from train_distributed import evaluate
 
 
 @pytest.mark.parametrize(
@@ -42,8 +44,8 @@ def test_devices_are_described_by_name_and_precision(monkeypatch):
 def test_one_device_runs_the_plain_model(monkeypatch):
     monkeypatch.setattr(devices, "count_gpus", lambda: 1)
     model = TinyNet()
-    assert devices.wrap_model(model) is model
-    assert devices.unwrap_model(model) is model
+    assert devices.parallelize(model) is model
+    assert devices.unwrap(model) is model
 
 
 def test_several_gpus_run_under_data_parallel(monkeypatch):
@@ -51,9 +53,9 @@ def test_several_gpus_run_under_data_parallel(monkeypatch):
     model = TinyNet().eval()
     x = torch.randn(3, 3, 8, 8)
     expected = model(x)
-    wrapped = devices.wrap_model(model)
+    wrapped = devices.parallelize(model)
     assert isinstance(wrapped, nn.DataParallel)
-    assert devices.unwrap_model(wrapped) is model
+    assert devices.unwrap(wrapped) is model
     assert torch.allclose(wrapped(x.to(config.DEVICE)).cpu(), expected, atol=1e-4)
 
 
@@ -73,33 +75,48 @@ def test_precision_is_what_the_device_computes_fastest(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("size", "processes", "gpus", "share"),
-    [(5, 1, 0, 5), (1, 1, 0, 1), (13, 1, 4, 1), (6, 1, 4, 2), (7, 3, 3, 2), (2, 4, 4, 1)],
+    ("processes", "images", "freeze"), [(2, 9, "freeze"), (3, 7, "train"), (4, 3, "freeze")]
 )
-def test_smallest_share_of_a_batch(monkeypatch, size, processes, gpus, share):
-    monkeypatch.setattr(devices, "count_processes", lambda: processes)
-    monkeypatch.setattr(devices, "count_gpus", lambda: gpus)
-    assert devices.smallest_share(size) == share
-
-
-@pytest.mark.parametrize("counts", [(8, 4, 1), (7, 3, 1), (1, 1, 1)])
-def test_processes_give_the_same_answer_as_one(counts):
-    # 24 images in batches of 6; 21, whose last batch has 3 for 2 processes; 3, for 4 processes
-    draw_class_folders(Path("dataset"), counts=counts)
-    script = PROJECT / "tests" / "step_with_torchrun.py"
-    processes = 4 if counts[0] == 1 else 2
-    env = {"PYTHONPATH": str(PROJECT)}
-    for run in (
-        run_script(script, "one/state.pth", env=env),
-        run_torchrun(processes, script, "many/state.pth", env=env),
-    ):
+def test_processes_give_the_same_answer_as_one(processes, images, freeze):
+    # 24 training images divide evenly; of the images to evaluate one process has a batch less than
+    # the others, and of 3 images the fourth process has none
+    draw_class_folders(Path("dataset"), counts=(8, 4, 1))
+    paths = sorted(Path("dataset/validation").glob("*/*.jpg"), key=lambda path: path.name)
+    for path in paths[images:]:
+        path.unlink()
+    driver = PROJECT / "tests" / "step_with_torchrun.py"
+    run = run_torchrun(processes, driver, "output/many.pth", freeze)
+    assert run.returncode == 0, run.stderr
+    many = checkpoint.load_state("output/many.pth")
+    assert all(len(preds) == images for _, _, preds in many["val"])
+    if freeze == "freeze":
+        run = run_script(driver, "output/one.pth", freeze)
         assert run.returncode == 0, run.stderr
-    (one, many) = (files.load_state(f"{name}/state.pth") for name in ("one", "many"))
-    for key in ("train", "val"):
-        assert many[key] == [pytest.approx(pair, rel=1e-5) for pair in one[key]]
-    for key, tensor in one["model"].items():
-        assert torch.allclose(many["model"][key], tensor, rtol=1e-4, atol=1e-6), key
-    assert all(torch.equal(a, b) for a, b in zip(one["preds"], many["preds"], strict=True))
+        one = checkpoint.load_state("output/one.pth")
+        assert many["train"] == [pytest.approx(pair, rel=1e-5) for pair in one["train"]]
+        for key, tensor in one["model"].items():
+            assert torch.allclose(many["model"][key], tensor, rtol=1e-4, atol=1e-6), key
+        for (*numbers, preds), (*expected, expectedPreds) in zip(
+            many["val"], one["val"], strict=True
+        ):
+            assert numbers == pytest.approx(expected, rel=1e-5)
+            assert preds == expectedPreds
+
+
+def test_trained_batch_norm_is_evaluated_with_the_statistics_that_are_saved(monkeypatch):
+    monkeypatch.setattr(devices, "compute_dtype", lambda device: torch.float32)
+    config.IMAGE_SIZE = 32
+    draw_class_folders(Path("dataset"), counts=(8, 4, 1))
+    driver = PROJECT / "tests" / "step_with_torchrun.py"
+    run = run_torchrun(2, driver, "output/many.pth", "train")
+    assert run.returncode == 0, run.stderr
+    many = checkpoint.load_state("output/many.pth")
+    model = FoodClassifier(TinyNet(), 3)
+    model.load_state_dict(many["model"])
+    transform = create_dataloaders.test_transform()
+    (_, loader) = create_dataloaders.get_dataloader(config.VAL, transform, 6, shuffle=False)
+    (loss, accuracy, preds) = evaluate(model.to(config.DEVICE), loader, nn.CrossEntropyLoss())
+    assert many["val"][-1] == (pytest.approx(loss, rel=1e-5), accuracy, preds)
 
 
 FLAGS = "--image-size 64 --num-workers 2 --local-batch-size 5 --no-pretrained --epochs 3".split()
@@ -118,7 +135,7 @@ def test_torchrun_trains_prints_once_counts_each_image_once_and_survives_a_kill(
         *FLAGS,
         "--resume",
         options=["--max-restarts=1"],
-        env={"KILL_AT": "step:4", "KILL_ONCE": "killed", "PYTHONPATH": str(PROJECT)},
+        env={"KILL_AT": "step:4", "KILL_ONCE": "killed"},
     )
     assert run.returncode == 0, run.stderr
     assert "Signal 9" in run.stderr or str(-signal.SIGKILL) in run.stderr
@@ -129,7 +146,7 @@ def test_torchrun_trains_prints_once_counts_each_image_once_and_survives_a_kill(
     assert "[INFO] resuming after epoch 1/3..." in run.stdout
     assert re.search(r"accuracy +[01]\.\d\d +5\n", Path(config.REPORT_PATH).read_text())
     # in one process, the weights are those of the plain model
-    state = files.load_state(config.MODEL_PATH)
+    state = checkpoint.load_state(config.MODEL_PATH)
     assert "baseModel.features.conv0.weight" in state
     run = run_script("distributed_inference.py", "--image-size", "64")
     assert run.returncode == 0, run.stderr
@@ -142,6 +159,8 @@ def test_bad_input_is_said_once_by_several_processes():
     run = run_torchrun(2, "train_distributed.py", *FLAGS)
     assert run.returncode != 0
     errors = [line for line in run.stderr.splitlines() if "[ERROR]" in line]
-    assert len(errors) == 1, run.stderr
     assert "1.jpg: cannot be read as an image" in errors[0]
-    assert "RuntimeError" not in run.stderr
+    # the other process says that it lost this one, or torchrun ends it before
+    assert all("lost the connection" in line for line in errors[1:]), run.stderr
+    assert len(errors) <= 2
+    assert "RuntimeError" not in run.stderr, run.stderr

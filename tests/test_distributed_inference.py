@@ -2,25 +2,33 @@ import os
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import TinyNet, draw_class_folders, draw_image, run_script
 
 import distributed_inference
-from pyimagesearch import config, create_dataloaders, devices, files, reporting
-from pyimagesearch.errors import UserError
+from pyimagesearch import (
+    checkpoint,
+    config,
+    create_dataloaders,
+    devices,
+    food_classifier,
+    reporting,
+)
+from pyimagesearch.cli import UserError
 from pyimagesearch.food_classifier import FoodClassifier
 
 
 @pytest.fixture
 def shown(monkeypatch):
     """Set up a trained network that always says Egg; collect the pictures that are plotted."""
-    monkeypatch.setattr(distributed_inference, "densenet121", lambda weights: TinyNet())
+    monkeypatch.setattr(food_classifier, "densenet121", lambda weights: TinyNet())
     model = FoodClassifier(TinyNet(), 3)
     with torch.no_grad():
         model.classifier.weight.zero_()
         model.classifier.bias.copy_(torch.tensor([0.0, 3.0, 1.0]))
-    files.save_state(model.state_dict(), config.MODEL_PATH)
+    checkpoint.save_state(model.state_dict(), config.MODEL_PATH)
     (config.CLASSES, config.IMAGE_SIZE) = (["Soup", "Egg", "Bread"], 32)
     plots = []
     plot_predictions = reporting.plot_predictions
@@ -47,8 +55,8 @@ def test_shows_one_batch_with_truth_and_prediction(shown, monkeypatch, capsys, n
         f"[INFO] number of GPUs found: {numGPU}...\n[INFO] using a batch size of {count}...\n"
         "[INFO] running on "
     )
-    ((images, titles, hits),) = shown
-    assert images.shape == (count, 3, 32, 32)
+    ((pictures, titles, hits),) = shown
+    assert [picture.shape for picture in pictures] == [(32, 32, 3)] * count
     assert len(titles) == count
     truths = [title.removesuffix(",\nPredicted: Egg") for title in titles]
     assert 1 < len(set(truths)) <= 3
@@ -69,8 +77,8 @@ def test_seed_chooses_the_batch(shown, monkeypatch):
     for seed in ("1", "1", "2"):
         infer(monkeypatch, "--seed", seed)
     (first, again, other) = (images for images, *_ in shown)
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
 
 
 @pytest.mark.parametrize("numWorkers", ["0", "2"])
@@ -90,17 +98,26 @@ def test_files_and_folders_are_classified_with_no_data_set_there(
     assert lines[-37:-1] == answers
     # the picture has room for the first 32 alone
     assert lines[-1] == f"[INFO] {config.RESULTS_PATH} shows 32 of 36 images..."
-    ((images, titles, hits),) = shown
-    transform = create_dataloaders.test_transform()
-    assert len(images) == 32
-    for image, path in zip(images, paths, strict=False):
-        assert torch.equal(image, transform(create_dataloaders.load_image(path)))
+    ((pictures, titles, hits),) = shown
+    assert len(pictures) == 32
+    for picture, path in zip(pictures, paths, strict=False):
+        assert picture == create_dataloaders.load_image(path)
     assert titles == [f"{os.path.basename(path)}\nPredicted: Egg 0.84" for path in paths]
     assert hits is None
 
 
+def test_the_normalization_is_undone(shown, monkeypatch):
+    draw_class_folders(Path("dataset"), classes=["Bread", "Egg", "Soup"], counts=(1, 1, 1))
+    infer(monkeypatch)
+    ((pictures, titles, _),) = shown
+    for picture, title in zip(pictures, titles, strict=True):
+        (name,) = re.findall(r"Ground Truth: (\w+)", title)
+        image = create_dataloaders.load_image(f"dataset/evaluation/{name}/0.jpg").resize((32, 32))
+        assert np.abs(picture - np.asarray(image) / 255).mean() < 0.02
+
+
 def test_several_processes_are_refused(shown, monkeypatch):
-    monkeypatch.setattr(devices, "count_processes", lambda: 2)
+    monkeypatch.setattr(devices, "get_world_size", lambda: 2)
     with pytest.raises(UserError, match="with python, not with torchrun"):
         infer(monkeypatch, "lunch.jpg")
 
@@ -108,6 +125,6 @@ def test_several_processes_are_refused(shown, monkeypatch):
 def test_a_normal_run_prints_no_warning(finishedRun):
     (folder, (_, _, inference)) = finishedRun
     assert inference.stderr == ""
-    run = run_script("distributed_inference.py", "dataset", "--image-size", "32", cwd=folder)
+    run = run_script("distributed_inference.py", "dataset", "--image-size", "64", cwd=folder)
     assert (run.returncode, run.stderr) == (0, "")
     assert len(re.findall(r"\.jpg: (?:\w+ [01]\.\d\d(?:, |\n)){3}", run.stdout)) == 77

@@ -11,7 +11,7 @@ from PIL import Image
 import prepare_dataset
 from prepare_dataset import copy_images
 from pyimagesearch import config, create_dataloaders
-from pyimagesearch.errors import UserError
+from pyimagesearch.cli import UserError
 
 
 def tree(root):
