@@ -21,6 +21,7 @@ def main():
     if devices.get_world_size() > 1:
         raise UserError("inference runs in one process; start it with python, not with torchrun")
     checkpoint.make_folder(config.RESULTS_PATH)
+    imagePaths = find_images(args.paths)
 
     # determine the number of GPUs we have
     print(f"[INFO] number of GPUs found: {devices.count_gpus()}...")
@@ -30,15 +31,13 @@ def main():
     print(f"[INFO] using a batch size of {batchSize}...")
     print(f"[INFO] running on {devices.describe_devices()}...")
 
-    # define the preprocessing of an image
+    # load our trained food classifier; it knows its classes, and how it wants to see an image
+    (model, classes) = load_model()
     testTransform = create_dataloaders.test_transform()
 
     # photographs of the user's own need no data set
     if args.paths:
-        imagePaths = find_images(args.paths)
-        classes = create_dataloaders.get_classes()
-        model = load_model(len(classes))
-        classify_files(model, imagePaths, classes, testTransform, batchSize)
+        classify_files(model, classes, imagePaths, testTransform, batchSize)
         return
 
     # calculate the inverse mean and standard deviation, and define our denormalization transform
@@ -50,9 +49,11 @@ def main():
     (testDS, testLoader) = create_dataloaders.get_dataloader(
         config.TEST, transforms=testTransform, bs=batchSize
     )
-
-    # load our trained food classifier
-    model = load_model(len(testDS.classes))
+    if testDS.classes != classes:
+        raise UserError(
+            f"{config.MODEL_PATH}: the weights know {list_names(classes)}; {testDS.root} has "
+            f"{list_names(testDS.classes)}; train again, or prepare the data set of these weights"
+        )
 
     # grab a batch of test data, and predict its classes
     (images, labels) = next(iter(testLoader))
@@ -64,35 +65,52 @@ def main():
         # undo the normalization, and put the channels last for display
         pictures.append(deNormalize(image).clip(0, 1).permute(1, 2, 0).numpy())
         # grab the ground truth and the predicted label
-        (gtLabel, predLabel) = (testDS.classes[label], testDS.classes[pred])
+        (gtLabel, predLabel) = (classes[label], classes[pred])
         titles.append(f"Ground Truth: {gtLabel},\nPredicted: {predLabel}")
 
     # show the pictures
     reporting.plot_predictions(pictures, titles, (preds == labels).tolist())
 
 
-def load_model(numClasses):
-    """Return the trained FoodClassifier, ready to predict, on all devices.
+def list_names(classes):
+    """Return class names with their number, to be read."""
+    more = ", ..." if len(classes) > 20 else ""
+    return f"{len(classes)} classes: {', '.join(classes[:20])}{more}"
 
-    Raises UserError if MODEL_PATH does not hold its weights.
+
+def load_model():
+    """Return the trained FoodClassifier, ready to predict, on all devices, and its class names.
+
+    Sets config's IMAGE_SIZE, MEAN and STD to those that the weights were trained with; weights that
+    do not know theirs, nor their classes, take config's. Raises UserError if MODEL_PATH does not
+    hold the weights of a FoodClassifier.
     """
-    # load up the DenseNet121 model, and initialize our food classifier
-    model = FoodClassifier(load_densenet(pretrained=False), numClasses)
-
-    # load the model state
     state = checkpoint.load_state(config.MODEL_PATH)
     try:
+        facts = getattr(state, "_metadata", {}).get("", {})
+        classes = facts.get("classes", create_dataloaders.get_classes())
+        config.IMAGE_SIZE = facts.get("imageSize", config.IMAGE_SIZE)
+        (config.MEAN, config.STD) = (facts.get("mean", config.MEAN), facts.get("std", config.STD))
+        numClasses = len(state["classifier.bias"])
+        if numClasses != len(classes):
+            raise UserError(
+                f"{config.MODEL_PATH}: the weights know {numClasses} classes, and CLASSES in "
+                f"config.py has {list_names(classes)}; make them the same"
+            )
+        # load up the DenseNet121 model, and initialize our food classifier with the model state
+        model = FoodClassifier(load_densenet(pretrained=False), numClasses)
         model.load_state_dict(state)
-    except (RuntimeError, TypeError, AttributeError) as error:
+    except (RuntimeError, TypeError, AttributeError, KeyError) as error:
+        reason = str(error).splitlines()[-1].strip()
         raise UserError(
-            f"{config.MODEL_PATH}: not the weights of a FoodClassifier for {numClasses} classes "
-            f"({str(error).splitlines()[-1].strip()}); train with this config.py and data set"
+            f"{config.MODEL_PATH}: not the weights of a FoodClassifier over DenseNet121 "
+            f"({reason}); train_distributed.py writes such weights"
         ) from error
 
     # move the model to the device; nn.DataParallel if there is more than one GPU
     model = devices.parallelize(model.to(config.DEVICE))
     # set the model in evaluation mode
-    return model.eval()
+    return model.eval(), classes
 
 
 def predict(model, images):
@@ -119,7 +137,7 @@ def find_images(names):
     return imagePaths
 
 
-def classify_files(model, imagePaths, classes, testTransform, batchSize):
+def classify_files(model, classes, imagePaths, testTransform, batchSize):
     """Print the three likeliest classes of each image file, and show the photographs."""
     (pictures, titles) = ([], [])
     with ThreadPoolExecutor(max(config.NUM_WORKERS, 1)) as pool:
@@ -142,7 +160,7 @@ def parse_args():
     """Return the parsed command line."""
     parser = cli.make_parser(
         __doc__,
-        ["IMAGE_SIZE", "PRED_BATCH_SIZE", "SEED", "NUM_WORKERS"],
+        ["PRED_BATCH_SIZE", "SEED", "NUM_WORKERS"],
         example="python distributed_inference.py lunch.jpg holiday/",
     )
     parser.add_argument(

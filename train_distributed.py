@@ -12,13 +12,21 @@ from torch import nn, optim
 
 from pyimagesearch import checkpoint, cli, config, create_dataloaders, devices, reporting
 from pyimagesearch.cli import UserError
-from pyimagesearch.food_classifier import FoodClassifier, freeze_batch_norm, load_densenet
+from pyimagesearch.food_classifier import (
+    FoodClassifier,
+    freeze_batch_norm,
+    label_weights,
+    load_densenet,
+)
 from pyimagesearch.reporting import BatchProgress, Progress
 
 
 def main():
     args = parse_args()
     torch.manual_seed(config.SEED)
+    # all processes need the same settings and images, and a run that resumes those it began with
+    record = checkpoint.get_record()
+    checkpoint.compare_processes(record)
 
     # determine the number of GPUs we have
     numGPU = devices.count_gpus()
@@ -46,15 +54,11 @@ def main():
     )
     check_classes(trainDS, valDS, testDS)
 
-    # find the checkpoint to resume from; the main process alone reads and writes output/
-    settings = checkpoint.get_settings(trainDS.classes)
+    # load the checkpoint to resume from; the main process alone reads and writes output/
     state = None
     if devices.is_main_process():
-        checkpoint.make_folder(config.CHECKPOINT_PATH)
-        if args.resume:
-            state = checkpoint.load_checkpoint(settings)
-        else:
-            checkpoint.set_aside_checkpoint()
+        checkpoint.lock_output()
+        state = checkpoint.load_checkpoint(record) if args.resume else None
     state = devices.broadcast(state)
 
     # load up the DenseNet121 model; a checkpoint would overwrite the ImageNet weights
@@ -66,8 +70,9 @@ def main():
     if config.PRETRAINED:
         freeze_batch_norm(baseModel)
 
-    # initialize our food classifier and move it to the device
+    # initialize our food classifier, whose weights know their classes, and move it to the device
     model = FoodClassifier(baseModel, len(trainDS.classes))
+    label_weights(model, trainDS.classes)
     model = model.to(config.DEVICE)
 
     # if there is more than one GPU, parallelize the model: by nn.DataParallel, or under torchrun by
@@ -101,19 +106,22 @@ def main():
         (done, H) = checkpoint.restore_checkpoint(state, parts)
         trainLoader.sampler.set_epoch(done)
         print(f"[INFO] resuming after epoch {done}/{config.EPOCHS}...")
+        if done >= config.EPOCHS:
+            print("[INFO] no epoch is left to train; a larger --epochs trains further...")
+    elif devices.is_main_process():
+        checkpoint.set_aside_run()
+    advise(done)
 
     # loop over the epochs
     print("[INFO] training the network...")
-    startTime = time.time()
+    startTime = time.monotonic()
     epochs = Progress(range(done, config.EPOCHS), initial=done, total=config.EPOCHS)
     for e in epochs:
         (trainLoss, trainAcc) = train_one_epoch(model, trainLoader, lossFunc, opt, scaler)
         (valLoss, valAcc, _) = evaluate(model, valLoader, lossFunc)
         if not math.isfinite(trainLoss + valLoss):
-            raise UserError(
-                f"training diverged: the loss of epoch {e + 1} is not a number; the checkpoint of "
-                "the epoch before is kept; start again with a lower --lr"
-            )
+            cli.interrupts.advice = "start again with a lower --lr"
+            raise UserError(f"training diverged: the loss of epoch {e + 1} is not a number")
 
         # update our learning rate and the training history
         lrScheduler.step()
@@ -122,7 +130,8 @@ def main():
         H["val_loss"].append(valLoss)
         H["val_acc"].append(valAcc)
         if devices.is_main_process():
-            checkpoint.save_checkpoint(parts, e + 1, H, settings)
+            checkpoint.save_checkpoint(parts, e + 1, H, record)
+        advise(e + 1)
 
         # print the training and validation information; print() would break the progress bars
         epochs.write(f"[INFO] EPOCH: {e + 1}/{config.EPOCHS}")
@@ -130,13 +139,14 @@ def main():
         epochs.write(f"Val loss: {valLoss:.6f}, Val accuracy: {valAcc:.4f}")
 
     # display the total time needed to perform the training
-    print(f"[INFO] total time taken to train the model: {time.time() - startTime:.2f}s")
+    print(f"[INFO] total time taken to train the model: {time.monotonic() - startTime:.2f}s")
 
     # serialize the model to disk, before an error in what follows can lose it
     if devices.is_main_process():
-        checkpoint.save_state(devices.unwrap(model).state_dict(), config.MODEL_PATH)
+        checkpoint.save_weights(devices.unwrap(model))
 
-    # evaluate the network on the test set
+    # evaluate the network on the test set; the workers of the other loaders end here
+    del trainLoader, valLoader
     print("[INFO] evaluating network...")
     (_, _, preds) = evaluate(model, testLoader, lossFunc)
 
@@ -218,23 +228,29 @@ def parse_args():
     return cli.parse_args(parser)
 
 
+def advise(epoch):
+    """Say what to do after an interruption, now that so many epochs are saved."""
+    cli.interrupts.advice = "no epoch is saved yet; run the same command again"
+    if epoch:
+        cli.interrupts.advice = (
+            f"epoch {epoch} of {config.EPOCHS} is saved; add --resume to continue, or --resume "
+            f"--epochs {epoch} to finish here"
+        )
+
+
 def check_classes(trainDS, valDS, testDS):
-    """Raise UserError unless all splits have the same classes."""
+    """Raise UserError unless all splits hold the classes of config.py."""
+    classes = create_dataloaders.get_classes()
     for ds in (trainDS, valDS, testDS):
         print(f"[INFO] {ds.root}: {len(ds)} images of {len(ds.classes)} classes...")
         # a class that one split lacks would shift every label after it
-        if ds.classes != trainDS.classes:
-            odd = ", ".join(sorted(set(ds.classes) ^ set(trainDS.classes)))
+        if ds.classes != classes:
+            odd = sorted(set(ds.classes) ^ set(classes))
             raise UserError(
-                f"{trainDS.root} and {ds.root} differ in their classes: {odd}; "
-                "prepare both from the same classes"
+                f"{ds.root} does not hold the classes of CLASSES in config.py (they differ in "
+                f"{', '.join(odd[:5])}); run prepare_dataset.py first"
             )
-    if trainDS.classes != create_dataloaders.get_classes():
-        print("[INFO] those are not the CLASSES of config.py, which prepare_dataset.py copies...")
 
 
 if __name__ == "__main__":
-    cli.run(
-        main,
-        advice="if an epoch was completed, add --resume to continue after it; else run it again",
-    )
+    cli.run(main, advice="nothing has changed; run the same command again")

@@ -31,9 +31,12 @@ SETTINGS = {
 KNOWN_ERRORS = {
     "shared memory": "/dev/shm is too small for what the workers load; enlarge it (docker run "
     "--shm-size=2g), or use --num-workers 0",
-    "out of memory|can't allocate memory|not enough memory|signal: Killed": "out of memory; use "
-    "smaller batches or a smaller --image-size",
-    "gloo|NCCL": "lost the connection to another process, whose own message names the cause",
+    "out of memory|can't allocate memory|not enough memory|MemoryError|signal: Killed": "out of "
+    "memory; use smaller batches or a smaller --image-size",
+    "Too many open files|ancdata": "too many open files; raise the limit (ulimit -n 4096), or use "
+    "a smaller --num-workers",
+    "gloo|NCCL|DistNetworkError|DistStoreError": "lost the connection to another process, whose "
+    "own message names the cause",
     "invalid device ordinal": "more processes than GPUs; start them with --nproc-per-node=gpu",
 }
 
@@ -235,6 +238,10 @@ def run(main, advice):
         if hasattr(signal, "SIGCHLD"):
             # PyTorch raises an error for each worker that torchrun ends along with this process
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        if isinstance(error, BrokenPipeError):
+            # whatever reads the output, as in `| head`, has read enough: end as other commands do
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(128 + signal.SIGPIPE)
         # an error after a signal: it reached the workers or the other processes first
         if interrupts.signal or isinstance(error, KeyboardInterrupt):
             interrupts.tell()
@@ -248,13 +255,16 @@ def run(main, advice):
 
 def stop_with_error(error):
     """End the script in one line for an error that the user can put right; raise any other."""
+    # in the course of a training, how to continue it
+    advice = f"; {interrupts.advice}" if interrupts.wait else ""
     if isinstance(error, UserError):
         # one from a worker process brings its traceback along, before the message
-        stop(f"[ERROR] {str(error).rstrip().rpartition('UserError: ')[2]}", error.status)
+        line = str(error).rstrip().rpartition("UserError: ")[2]
+        stop(f"[ERROR] {line}{advice}", error.status)
+    for part, line in KNOWN_ERRORS.items():
+        if re.search(part, f"{type(error).__name__}: {error}"):
+            stop(f"[ERROR] {line}{advice}", 1)
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
-        stop(f"[ERROR] {where}{error.strerror or error}; fix this and run again", 1)
-    for part, line in KNOWN_ERRORS.items():
-        if isinstance(error, RuntimeError) and re.search(part, str(error)):
-            stop(f"[ERROR] {line}", 1)
+        stop(f"[ERROR] {where}{error.strerror or error}; fix this and run again{advice}", 1)
     raise error

@@ -150,6 +150,8 @@ def load_image(path):
                 # straight to RGB, a palette with transparent colours makes PIL warn
                 image = image.convert("RGBA")
             return image.convert("RGB")
+    except MemoryError:
+        raise
     # a broken file makes PIL raise nearly anything
     except Exception as error:
         raise UserError(

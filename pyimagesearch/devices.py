@@ -27,6 +27,9 @@ def init_process_group():
     Raises RuntimeError ("invalid device ordinal") if there are more processes than GPUs.
     """
     if "TORCHELASTIC_RUN_ID" not in os.environ:
+        if config.DEVICE.type == "cuda" and config.DEVICE.index is not None:
+            # else pinned memory would open a context on GPU 0 as well
+            torch.cuda.set_device(config.DEVICE)
         return
     (backend, options) = ("gloo", {})
     if config.DEVICE.type == "cuda":

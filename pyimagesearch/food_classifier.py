@@ -7,7 +7,7 @@ from torch.autograd import Function
 from torch.nn.functional import batch_norm
 from torchvision.models import DenseNet121_Weights, densenet121
 
-from . import devices
+from . import config, devices
 from .cli import UserError
 
 
@@ -31,6 +31,25 @@ class FoodClassifier(nn.Module):
             features = self.baseModel(x)
             logits = self.classifier(features)
         return logits.float()
+
+
+def label_weights(model, classes):
+    """Have the state dict of model say, in its metadata, what it is trained on.
+
+    These are the class names in the order of the logits, and config's IMAGE_SIZE, MEAN and STD; a
+    file of the state dict keeps them, and load_state_dict() does not see them.
+    """
+    facts = {
+        "classes": list(classes),
+        "imageSize": config.IMAGE_SIZE,
+        "mean": list(config.MEAN),
+        "std": list(config.STD),
+    }
+
+    def add_facts(module, stateDict, prefix, localMetadata):
+        localMetadata.update(facts)
+
+    model.register_state_dict_post_hook(add_facts)
 
 
 def load_densenet(pretrained):

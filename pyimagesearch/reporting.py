@@ -4,7 +4,6 @@
 import csv
 import io
 import math
-import os
 import warnings
 
 import matplotlib.pyplot as plt
@@ -14,7 +13,7 @@ from sklearn.metrics import ConfusionMatrixDisplay, classification_report, confu
 from tqdm import tqdm
 
 from . import config, devices
-from .checkpoint import write_file
+from .checkpoint import get_table_path, write_file
 
 # pictures that results.png has room for: eight rows of four
 MAX_PICTURES = 32
@@ -71,7 +70,7 @@ def save_history(H):
     writer.writerow(["epoch", *H])
     for epoch, values in enumerate(zip(*H.values(), strict=True), start=1):
         writer.writerow([epoch, *values])
-    write_file(os.path.splitext(config.PLOT_PATH)[0] + ".csv", table.getvalue().encode())
+    write_file(get_table_path(), table.getvalue().encode())
 
 
 def plot_history(H):

@@ -1,7 +1,10 @@
 import atexit
 import colorsys
 import functools
+import multiprocessing
 import os
+import resource
+import runpy
 import shutil
 import signal
 import subprocess
@@ -15,7 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pyimagesearch import cli, config
+from pyimagesearch import cli, config, food_classifier
 
 # no test opens a window, whatever screen there is
 os.environ["MPLBACKEND"] = "Agg"
@@ -76,16 +79,21 @@ def fresh_config(tmp_path, monkeypatch):
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
+# the classes of draw_class_folders()
+CLASSES = ("Bread", "Egg", "Soup")
+
+
 @functools.cache
-def install_project():
-    """Return a copy of the project, whose config.py has its original values."""
+def install_project(classes=None):
+    """Return a copy of the project, whose config.py has its original values or other classes."""
     folder = Path(tempfile.mkdtemp(prefix="project"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     shutil.copytree(PROJECT / "pyimagesearch", folder / "pyimagesearch")
     for path in PROJECT.glob("*.py"):
         shutil.copy(path, folder)
     with open(folder / "pyimagesearch" / "config.py", "a") as file:
-        for name, value in ORIGINAL_CONFIG.items():
+        settings = ORIGINAL_CONFIG | ({"CLASSES": list(classes)} if classes else {})
+        for name, value in settings.items():
             value = f"torch.{value!r}" if name == "DEVICE" else repr(value)
             file.write(f"{name} = {value}\n")
     return folder
@@ -107,7 +115,7 @@ def draw_food11(root, counts=None, numClasses=11):
                 draw_image(root / split / f"{classIndex}_{number}.jpg", classIndex, number)
 
 
-def draw_class_folders(root, classes=("Bread", "Egg", "Soup"), counts=(5, 3, 3)):
+def draw_class_folders(root, classes=CLASSES, counts=(5, 3, 3)):
     """Draw a prepared data set; counts: images per class in training, validation, evaluation."""
     for split, count in zip(("training", "validation", "evaluation"), counts, strict=True):
         for classIndex, name in enumerate(classes):
@@ -115,12 +123,12 @@ def draw_class_folders(root, classes=("Bread", "Egg", "Soup"), counts=(5, 3, 3))
                 draw_image(root / split / name / f"{number}.jpg", classIndex * 3, number)
 
 
-def run_script(name, *flags, cwd=".", pythonFlags=("-W", "error"), env=None):
+def run_script(name, *flags, cwd=".", pythonFlags=("-W", "error"), env=None, classes=None):
     """Run one of the three scripts in cwd as a user would; return the CompletedProcess.
 
-    name: the name of a script, or the path of a driver in tests/.
+    name: the name of a script, or the path of a driver in tests/. classes: CLASSES of config.py.
     """
-    project = install_project()
+    project = install_project(classes)
     return subprocess.run(
         [sys.executable, *pythonFlags, project / name, *flags],
         cwd=cwd,
@@ -129,6 +137,66 @@ def run_script(name, *flags, cwd=".", pythonFlags=("-W", "error"), env=None):
         text=True,
         timeout=300,
     )
+
+
+# forks processes that have imported everything already
+fork = multiprocessing.get_context("forkserver")
+fork.set_forkserver_preload(["conftest", "train_distributed", "distributed_inference"])
+
+
+def run_here(name, flags, env, settings, output):
+    """Run one of the three scripts in this process, which run_forked() has started."""
+    os.chdir(output.parent)
+    os.environ.update(env)
+    for number, suffix in ((1, ".out"), (2, ".err")):
+        os.dup2(os.open(output.with_suffix(suffix), os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    (sys.stdout, sys.stderr) = (open(1, "w", closefd=False), open(2, "w", closefd=False))
+    for key, value in {**ORIGINAL_CONFIG, "CLASSES": list(CLASSES), **settings}.items():
+        setattr(config, key, value)
+    food_classifier.densenet121 = lambda weights: TinyNet()
+    sys.argv = [name, *flags]
+    sys.modules["__main__"].__file__ = name
+    if "OPEN_FILES" in env:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (int(env["OPEN_FILES"]),) * 2)
+    runpy.run_path(str(PROJECT / name), run_name="__main__")
+
+
+def start_forked(name, *flags, cwd=".", env=None, settings=None):
+    """Run one of the three scripts, with TinyNet, in a process forked from one that has imported
+    all it needs; return that process, of which read_forked() waits for the end."""
+    output = Path(cwd).absolute() / f"process{len(list(Path(cwd).glob('process*.out')))}"
+    output.with_suffix(".out").touch()
+    process = fork.Process(target=run_here, args=(name, flags, env or {}, settings or {}, output))
+    with pytest.MonkeyPatch.context() as patch:
+        # where the server, which the first process starts, imports from
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(PROJECT / "tests"), str(PROJECT)]))
+        process.start()
+    process.output = output
+    return process
+
+
+def read_forked(process, timeout=60):
+    """Return exit status, stdout and stderr of a process that start_forked() returned."""
+    process.join(timeout)
+    if process.is_alive():
+        process.kill()
+        raise TimeoutError((process.output.with_suffix(".err")).read_text())
+    texts = [process.output.with_suffix(suffix).read_text() for suffix in (".out", ".err")]
+    return subprocess.CompletedProcess([], process.exitcode, *texts)
+
+
+def torchrun_env(rank, worldSize, localRank=0, localWorldSize=1, port=29511):
+    """Return the variables that torchrun sets for one of several processes."""
+    return {
+        "TORCHELASTIC_RUN_ID": "none",
+        "TORCHELASTIC_RESTART_COUNT": "0",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "RANK": str(rank),
+        "WORLD_SIZE": str(worldSize),
+        "LOCAL_RANK": str(localRank),
+        "LOCAL_WORLD_SIZE": str(localWorldSize),
+    }
 
 
 def run_torchrun(processes, name, *flags, options=(), **others):
@@ -146,7 +214,7 @@ def finishedRun(tmp_path_factory):
     runs = [
         run_script("prepare_dataset.py", cwd=folder),
         run_script("train_distributed.py", *trainFlags.split(), cwd=folder),
-        run_script("distributed_inference.py", "--image-size", "64", cwd=folder),
+        run_script("distributed_inference.py", cwd=folder),
     ]
     for run in runs:
         assert run.returncode == 0, run.stderr

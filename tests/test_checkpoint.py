@@ -1,4 +1,7 @@
+import functools
 import os
+import platform
+import re
 import shutil
 import signal
 import subprocess
@@ -6,13 +9,26 @@ import sys
 import time
 from pathlib import Path
 
+import conftest
 import pytest
 import torch
-from conftest import PROJECT, TinyNet, draw_class_folders, install_project, run_script
+from conftest import (
+    CLASSES,
+    PROJECT,
+    TinyNet,
+    draw_class_folders,
+    draw_image,
+    install_project,
+    read_forked,
+    start_forked,
+    torchrun_env,
+)
 
 import train_distributed
-from pyimagesearch import checkpoint, config, devices, food_classifier
+from pyimagesearch import checkpoint, cli, config, devices, food_classifier
 from pyimagesearch.cli import UserError
+
+run_script = functools.partial(conftest.run_script, classes=CLASSES)
 
 # of 24 images: 5 steps an epoch, the last with 4
 FLAGS = "--image-size 64 --epochs 4 --num-workers 2 --local-batch-size 5 --no-pretrained --lr 0.001"
@@ -118,7 +134,13 @@ def assert_group_is_gone(process):
 def start_endless_training():
     """Start a training in a session of its own; return its Popen after the first epoch."""
     process = subprocess.Popen(
-        [sys.executable, install_project() / "train_distributed.py", *FLAGS, "--epochs", "1000"],
+        [
+            sys.executable,
+            install_project(CLASSES) / "train_distributed.py",
+            *FLAGS,
+            "--epochs",
+            "1000",
+        ],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -160,9 +182,9 @@ def test_ctrl_c_does_not_end_a_run_that_ignores_it(uninterrupted, tmp_path):
     ignore = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); "
     code = ignore + "import sys, runpy; runpy.run_path(sys.argv.pop(1), run_name='__main__')"
     with subprocess.Popen(
-        [sys.executable, "-c", code, install_project() / "train_distributed.py", *FLAGS],
+        [sys.executable, "-c", code, install_project(CLASSES) / "train_distributed.py", *FLAGS],
         stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(install_project())},
+        env={**os.environ, "PYTHONPATH": str(install_project(CLASSES))},
         text=True,
     ) as process:
         for line in process.stdout:
@@ -185,10 +207,10 @@ def test_a_full_disk_keeps_the_checkpoint_before(uninterrupted, tmp_path):
             sys.executable,
             "-c",
             "import sys; " + code,
-            str(install_project() / "train_distributed.py"),
+            str(install_project(CLASSES) / "train_distributed.py"),
         ]
         + [*FLAGS, "--resume", "--epochs", "6"],
-        env={**os.environ, "PYTHONPATH": str(install_project())},
+        env={**os.environ, "PYTHONPATH": str(install_project(CLASSES))},
         capture_output=True,
         text=True,
     )
@@ -202,6 +224,7 @@ def test_a_full_disk_keeps_the_checkpoint_before(uninterrupted, tmp_path):
 def tinyRun(monkeypatch):
     """Let train(*flags) run train_distributed.py here, with a small network; a second each."""
     draw_class_folders(Path("dataset"))
+    config.CLASSES = list(CLASSES)
     monkeypatch.setattr(food_classifier, "densenet121", lambda weights: TinyNet())
 
     def train(*flags):
@@ -218,23 +241,144 @@ def test_resume_without_a_checkpoint_starts_and_says_so(tinyRun, capsys):
     assert checkpoint.load_state(config.CHECKPOINT_PATH)["epoch"] == 1
 
 
-def test_an_unfinished_checkpoint_is_set_aside_by_a_new_training(tinyRun, capsys, monkeypatch):
+def read_run(folder):
+    """Return the files of a run by name; those of other runs and the lock are not its own."""
+    return {path.name: path.read_bytes() for path in Path(folder).iterdir() if path.suffix}
+
+
+def test_a_new_training_moves_an_earlier_one_aside_finished_or_not(tinyRun, capsys, monkeypatch):
+    tinyRun("--epochs", "1")
+    Path(config.RESULTS_PATH).write_text("predictions")
+    finished = read_run("output")
     with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
-        # the training dies in epoch 2
+        # this one dies in its second epoch
         patch.setattr(train_distributed, "evaluate", lambda *args: 1 / 0 if done else (1, 1, []))
         save = checkpoint.save_checkpoint
         patch.setattr(checkpoint, "save_checkpoint", lambda *args: (save(*args), done.append(1)))
         done = []
         tinyRun()
-    unfinished = Path(config.CHECKPOINT_PATH).read_bytes()
-    tinyRun()
-    previousPath = Path("output/checkpoint.previous.pth")
-    assert f"is kept as {previousPath}" in capsys.readouterr().out
-    assert previousPath.read_bytes() == unfinished
-    # a finished one is not in need of that
+    unfinished = read_run("output")
+    assert list(unfinished) == ["checkpoint.pth"]
+    (folder,) = Path("output").glob("run-*")
+    assert f"files of an earlier run were moved to {folder}..." in capsys.readouterr().out
+    assert read_run(folder) == finished
+    # both may have ended within the same second
     tinyRun("--epochs", "1")
-    assert "is kept" not in capsys.readouterr().out
-    assert previousPath.read_bytes() == unfinished
+    runs = [read_run(folder) for folder in Path("output").glob("run-*")]
+    assert sorted(runs, key=len) == sorted([unfinished, finished], key=len)
+
+
+def test_resume_continues_what_is_in_output_and_nothing_else(tinyRun, monkeypatch):
+    tinyRun("--epochs", "1")
+    before = checkpoint.load_state(config.MODEL_PATH)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        # Ctrl-C in the first epoch of a new run
+        patch.setattr(train_distributed, "train_one_epoch", lambda *args: interrupt())
+        tinyRun("--seed", "7")
+    tinyRun("--seed", "7", "--epochs", "1", "--resume")
+    after = checkpoint.load_state(config.MODEL_PATH)
+    assert not torch.equal(before["classifier.weight"], after["classifier.weight"])
+    (folder,) = Path("output").glob("run-*")
+    assert_same(checkpoint.load_state(str(folder / "food_classifier.pth")), before)
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+def test_a_second_training_in_a_directory_ends_at_once(tinyRun):
+    os.mkdir("output")
+    lock = "import filelock; lock = filelock.FileLock('output/.lock'); lock.acquire(); "
+    wait = "import time; print('locked', flush=True); time.sleep(60)"
+    command = [sys.executable, "-c", lock + wait]
+    holder = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    holder.stdout.readline()
+    with pytest.raises(UserError, match="^output: another training is running in this directory"):
+        tinyRun()
+    assert not os.path.exists(config.CHECKPOINT_PATH)
+    # the lock dies with its process
+    holder.kill()
+    holder.communicate()
+    tinyRun("--epochs", "1")
+
+
+def test_a_killed_writer_leaves_a_file_that_the_next_training_removes(tinyRun):
+    Path("output").mkdir()
+    partial = Path("output/checkpoint.pth.123.partial")
+    partial.write_text("half")
+    tinyRun("--epochs", "1")
+    assert not partial.exists()
+
+
+def test_an_interrupted_run_says_which_epoch_is_saved_and_how_to_continue(tinyRun, monkeypatch):
+    said = []
+    train_one_epoch = train_distributed.train_one_epoch
+
+    def train_and_note(*args):
+        said.append(cli.interrupts.advice)
+        return train_one_epoch(*args)
+
+    monkeypatch.setattr(train_distributed, "train_one_epoch", train_and_note)
+    tinyRun("--epochs", "2")
+    tinyRun("--epochs", "4", "--resume")
+    assert said[0] == "no epoch is saved yet; run the same command again"
+    assert said[1] == (
+        "epoch 1 of 2 is saved; add --resume to continue, or --resume --epochs 1 to finish here"
+    )
+    assert said[2].startswith("epoch 2 of 4 is saved; ")
+
+
+def test_resume_with_nothing_left_to_train_says_so_and_reports(tinyRun, capsys):
+    tinyRun("--epochs", "2")
+    Path(config.REPORT_PATH).unlink()
+    capsys.readouterr()
+    tinyRun("--epochs", "1", "--resume")
+    assert "[INFO] no epoch is left to train" in capsys.readouterr().out
+    assert os.path.exists(config.REPORT_PATH)
+
+
+def test_a_resumed_run_needs_no_imagenet_weights_and_compares_before_it_builds(
+    tinyRun, monkeypatch
+):
+    tinyRun("--epochs", "1", "--pretrained")
+    asked = []
+    monkeypatch.setattr(
+        food_classifier, "densenet121", lambda weights: asked.append(weights) or TinyNet()
+    )
+    tinyRun("--epochs", "2", "--pretrained", "--resume")
+    assert asked == [None]
+    with pytest.raises(UserError, match="^SEED is 42 in output.checkpoint.pth and 7 in this run; "):
+        tinyRun("--epochs", "2", "--pretrained", "--resume", "--seed", "7")
+    assert asked == [None]
+
+
+def test_images_that_changed_since_the_checkpoint_are_said(tinyRun, capsys):
+    tinyRun("--epochs", "1")
+    Path("dataset/training/Egg/0.jpg").unlink()
+    capsys.readouterr()
+    tinyRun("--epochs", "2", "--resume")
+    lines = [line for line in capsys.readouterr().out.splitlines() if "has changed" in line]
+    assert len(lines) == 1
+    assert re.fullmatch(
+        r"\[INFO\] dataset.training has changed since the checkpoint: 15 images \(\w{8}\) then, "
+        r"14 images \(\w{8}\) now\.\.\.",
+        lines[0],
+    )
+
+
+@pytest.mark.parametrize("name", ["size", "path", "label"])
+def test_the_digest_of_images_tells_their_paths_sizes_and_labels(name):
+    draw_class_folders(Path("dataset"))
+    before = checkpoint.describe_images(config.TRAIN)
+    Path("dataset/training/notes.txt").write_text("no image")
+    assert checkpoint.describe_images(config.TRAIN) == before
+    path = Path("dataset/training/Egg/0.jpg")
+    if name == "size":
+        path.write_bytes(path.read_bytes() + b" ")
+    else:
+        path.rename(path.with_name("7.jpg") if name == "path" else "dataset/training/Soup/7.jpg")
+    assert checkpoint.describe_images(config.TRAIN) != before
+    assert checkpoint.describe_images(config.TRAIN).startswith("15 images (")
 
 
 def test_a_finished_training_is_only_evaluated_again(tinyRun, capsys, monkeypatch):
@@ -254,8 +398,8 @@ def test_a_checkpoint_holds_all_that_the_training_needs(tinyRun):
     tinyRun("--epochs", "1")
     state = checkpoint.load_state(config.CHECKPOINT_PATH)
     assert {"model", "opt", "lrScheduler", "scaler", "epoch", "H", "randomState"} < set(state)
-    assert state["settings"]["CLASSES"] == ["Bread", "Egg", "Soup"]
-    assert state["settings"]["IMAGE_SIZE"] == 64
+    assert state["record"]["CLASSES"] == ["Bread", "Egg", "Soup"]
+    assert state["record"]["IMAGE_SIZE"] == 64
     assert state["H"].keys() == {"train_loss", "train_acc", "val_loss", "val_acc"}
 
 
@@ -303,10 +447,10 @@ def test_other_devices_may_go_on_with_the_same_batch_and_rate_in_all(monkeypatch
     for count, batchSize, rate in ((3, 128, 0.0001), (1, 384, 0.0003), (6, 64, 0.00005)):
         monkeypatch.setattr(devices, "count_devices", lambda count=count: count)
         (config.LOCAL_BATCH_SIZE, config.LR) = (batchSize, rate)
-        settings.append(checkpoint.get_settings(["Bread", "Egg"]))
+        settings.append(checkpoint.get_resumable(checkpoint.get_record()))
     assert settings[0] == settings[1] == settings[2]
     config.LR = 0.00006
-    assert checkpoint.get_settings(["Bread", "Egg"]) != settings[0]
+    assert checkpoint.get_resumable(checkpoint.get_record()) != settings[0]
 
 
 def test_write_file_makes_the_folder_and_leaves_nothing_beside_the_file():
@@ -334,3 +478,150 @@ def test_load_state_runs_no_code_from_the_file():
     with pytest.raises(UserError, match="evil.pth"):
         checkpoint.load_state("evil.pth")
     assert not os.path.exists("trap")
+
+
+# what differs on the second of two machines: settings, what happens to its images, what is said
+DIFFERENCES = [
+    ({"LR": 0.01}, None, "LR is 0.0001 on {0} and 0.01 on {1}; make them the same"),
+    ({"SEED": 7}, None, "SEED is 42 on {0} and 7 on {1}"),
+    ({"EPOCHS": 3}, None, "EPOCHS is 1 on {0} and 3 on {1}"),
+    ({"IMAGE_SIZE": 96}, None, "IMAGE_SIZE is 64 on {0} and 96 on {1}"),
+    ({"LOCAL_BATCH_SIZE": 6}, None, "LOCAL_BATCH_SIZE is 5 on {0} and 6 on {1}"),
+    ({"PRETRAINED": True}, None, "PRETRAINED is False on {0} and True on {1}"),
+    (
+        {"CLASSES": ["Bread", "Egg", "Pizza"]},
+        "rename",
+        "CLASSES is ['Bread', 'Egg', 'Soup'] on {0}",
+    ),
+    ({}, "rename", "dataset/training is 15 images (*) on {0} and 15 images (*) on {1}"),
+    ({}, "remove", "dataset/validation is 9 images (*) on {0} and 8 images (*) on {1}"),
+    ({}, "replace", "dataset/evaluation is 9 images (*) on {0} and 9 images (*) on {1}"),
+    ({}, "lose", "dataset/training is 15 images (*) on {0} and 0 images (*) on {1}"),
+]
+
+
+def change_images(change):
+    """Change the images of the second machine."""
+    root = Path("second/dataset")
+    if change == "rename":
+        for path in root.glob("*/Soup"):
+            path.rename(path.with_name("Pizza"))
+    elif change == "remove":
+        (root / "validation/Egg/0.jpg").unlink()
+    elif change == "replace":
+        draw_image(root / "evaluation/Egg/0.jpg", 7, seed=9)
+    elif change == "lose":
+        shutil.rmtree(root)
+
+
+@pytest.mark.parametrize(("settings", "change", "says"), DIFFERENCES)
+def test_machines_that_disagree_end_with_the_same_line(settings, change, says):
+    for name in ("first", "second"):
+        draw_class_folders(Path(name, "dataset"))
+    change_images(change)
+    same = {"IMAGE_SIZE": 64, "EPOCHS": 1, "LOCAL_BATCH_SIZE": 5, "PRETRAINED": False}
+    start = time.monotonic()
+    processes = [
+        start_forked(
+            "train_distributed.py", cwd=name, env=torchrun_env(rank, 2), settings=same | changes
+        )
+        for rank, (name, changes) in enumerate([("first", {}), ("second", settings)])
+    ]
+    runs = [read_forked(process) for process in processes]
+    assert time.monotonic() - start < 30
+    (host, lines) = (platform.node(), [run.stderr.strip() for run in runs])
+    pattern = re.escape(says.format(f"{host} (rank 0)", f"{host} (rank 1)")).replace(
+        r"\*", r"\w{8}"
+    )
+    for run in runs:
+        assert run.returncode == 1
+        assert re.match(rf"\[ERROR\] {pattern}", run.stderr)
+        assert run.stderr.count("\n") == 1
+    assert lines[0] == lines[1]
+    assert not os.path.exists("first/output/checkpoint.pth")
+
+
+def start_pair(**settings):
+    """Start two processes that train one model in this directory, as torchrun does."""
+    draw_class_folders(Path("dataset"), counts=(8, 4, 4))
+    same = {"IMAGE_SIZE": 64, "EPOCHS": 2, "LOCAL_BATCH_SIZE": 4, "PRETRAINED": False}
+    return [
+        start_forked("train_distributed.py", env=torchrun_env(rank, 2), settings=same | settings)
+        for rank in range(2)
+    ]
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_process_whose_partner_is_lost_says_so_in_one_line(lost):
+    processes = start_pair(EPOCHS=10000, NUM_WORKERS=1)
+    while not os.path.exists(config.CHECKPOINT_PATH):
+        time.sleep(0.05)
+    processes[lost].kill()
+    start = time.monotonic()
+    run = read_forked(processes[1 - lost])
+    assert time.monotonic() - start < 10
+    assert run.returncode == 1
+    assert re.fullmatch(
+        r"\[ERROR\] lost the connection to another process, whose own message names the cause; "
+        r"epoch \d+ of 10000 is saved; add --resume to continue, or .*\n",
+        run.stderr,
+    )
+    assert read_forked(processes[lost]).returncode == -signal.SIGKILL
+
+
+def test_a_diverged_loss_ends_all_processes_together():
+    for process in start_pair(STD=[1e-39] * 3):
+        run = read_forked(process)
+        assert run.returncode == 1
+        assert run.stderr == (
+            "[ERROR] training diverged: the loss of epoch 1 is not a number; start again with a "
+            "lower --lr\n"
+        )
+    assert not os.path.exists(config.CHECKPOINT_PATH)
+
+
+def test_an_image_that_went_bad_is_named_with_the_way_to_continue(tinyRun, capsys, monkeypatch):
+    tinyRun("--epochs", "1")
+    Path("dataset/training/Egg/0.jpg").write_text("no image")
+    argv = ["train_distributed.py", *FLAGS, "--num-workers", "0", "--resume"]
+    monkeypatch.setattr("sys.argv", argv)
+    with pytest.raises(SystemExit):
+        cli.run(train_distributed.main, advice="")
+    line = capsys.readouterr().err
+    assert line.startswith(f"[ERROR] {Path('dataset/training/Egg/0.jpg')}: cannot be read as an ")
+    assert "; epoch 1 of 4 is saved; add --resume to continue" in line
+
+
+def test_the_time_taken_is_right_when_the_clock_is_set_back(tinyRun, capsys, monkeypatch):
+    hours = iter(range(100, 0, -1))
+    monkeypatch.setattr(train_distributed.time, "time", lambda: next(hours) * 3600)
+    tinyRun("--epochs", "1")
+    (taken,) = re.findall(r"time taken to train the model: (.+)s\n", capsys.readouterr().out)
+    assert 0 < float(taken) < 60
+
+
+def test_few_open_files_suffice_and_too_few_are_said():
+    draw_class_folders(Path("dataset"))
+    settings = {"IMAGE_SIZE": 64, "EPOCHS": 1, "LOCAL_BATCH_SIZE": 2, "PRETRAINED": False}
+    for limit, numWorkers, status in ((110, 2, 0), (40, 2, 1)):
+        process = start_forked(
+            "train_distributed.py",
+            env={"OPEN_FILES": str(limit)},
+            settings=settings | {"NUM_WORKERS": numWorkers},
+        )
+        result = read_forked(process)
+        assert result.returncode == status, result.stderr
+    assert result.stderr.startswith("[ERROR] too many open files; raise the limit (ulimit -n ")
+    assert "--num-workers" in result.stderr
+
+
+def test_output_that_nobody_reads_is_no_error(tmp_path):
+    draw_class_folders(Path("dataset"))
+    command = [sys.executable, install_project(CLASSES) / "train_distributed.py", *FLAGS]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 128 + signal.SIGPIPE

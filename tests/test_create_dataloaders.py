@@ -155,14 +155,13 @@ def test_validation_and_inference_see_an_image_alike(monkeypatch):
     seen = []
     for module, name in ((train_distributed, "evaluate"), (distributed_inference, "predict")):
         monkeypatch.setattr(module, name, lambda model, images, *_: seen.append(images) or 1 / 0)
-    checkpoint.save_state(FoodClassifier(TinyNet(), 3).state_dict(), config.MODEL_PATH)
-    config.CLASSES = ["Bread", "Egg", "Soup"]
-    flags = "--no-pretrained --num-workers 0"
+    (config.CLASSES, config.IMAGE_SIZE) = (["Bread", "Egg", "Soup"], 64)
     for module, flags in (
-        (train_distributed, "--no-pretrained --num-workers 0 --image-size 64"),
-        (distributed_inference, "--num-workers 0 --image-size 64"),
-        (distributed_inference, "--num-workers 0 --image-size 64 dataset/evaluation"),
+        (train_distributed, "--no-pretrained --num-workers 0"),
+        (distributed_inference, "--num-workers 0"),
+        (distributed_inference, "--num-workers 0 dataset/evaluation"),
     ):
+        checkpoint.save_state(FoodClassifier(TinyNet(), 3).state_dict(), config.MODEL_PATH)
         monkeypatch.setattr("sys.argv", ["script.py", *flags.split()])
         with pytest.raises(ZeroDivisionError):
             module.main()
@@ -219,3 +218,13 @@ def test_load_image_names_a_broken_file():
     for name in ("half.jpg", "text.png", "empty.png"):
         with pytest.raises(UserError, match=name):
             load_image(name)
+
+
+def test_a_lack_of_memory_is_not_called_a_broken_image(monkeypatch):
+    def fail(path):
+        raise MemoryError
+
+    draw_image(Path("whole.jpg"), 0)
+    monkeypatch.setattr(create_dataloaders.Image, "open", fail)
+    with pytest.raises(MemoryError):
+        load_image("whole.jpg")

@@ -1,16 +1,21 @@
+import functools
 import os
 import re
 import signal
 from pathlib import Path
 
+import conftest
 import pytest
 import torch
-from conftest import PROJECT, TinyNet, draw_class_folders, run_script, run_torchrun
+from conftest import CLASSES, PROJECT, TinyNet, draw_class_folders
 from torch import nn
 
 from pyimagesearch import checkpoint, config, create_dataloaders, devices
 from pyimagesearch.food_classifier import FoodClassifier
 from train_distributed import evaluate
+
+run_script = functools.partial(conftest.run_script, classes=CLASSES)
+run_torchrun = functools.partial(conftest.run_torchrun, classes=CLASSES)
 
 
 @pytest.mark.parametrize(
@@ -57,6 +62,21 @@ def test_several_gpus_run_under_data_parallel(monkeypatch):
     assert isinstance(wrapped, nn.DataParallel)
     assert devices.unwrap(wrapped) is model
     assert torch.allclose(wrapped(x.to(config.DEVICE)).cpu(), expected, atol=1e-4)
+
+
+def test_a_gpu_of_its_own_is_made_the_current_one(monkeypatch):
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    for name in ("cpu", "cuda", "cuda:1"):
+        config.DEVICE = torch.device(name)
+        devices.init_process_group()
+    assert chosen == [torch.device("cuda:1")]
+
+
+def test_channels_come_last_on_cpu_and_cuda_alone():
+    names = ("cpu", "cuda:1", "mps")
+    formats = [devices.memory_format(torch.device(name)) for name in names]
+    assert formats == [torch.channels_last, torch.channels_last, torch.preserve_format]
 
 
 def test_precision_is_what_the_device_computes_fastest(monkeypatch):
@@ -148,7 +168,7 @@ def test_torchrun_trains_prints_once_counts_each_image_once_and_survives_a_kill(
     # in one process, the weights are those of the plain model
     state = checkpoint.load_state(config.MODEL_PATH)
     assert "baseModel.features.conv0.weight" in state
-    run = run_script("distributed_inference.py", "--image-size", "64")
+    run = run_script("distributed_inference.py")
     assert run.returncode == 0, run.stderr
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TinyNet, draw_class_folders, draw_image, run_script
+from conftest import ORIGINAL_CONFIG, TinyNet, draw_class_folders, draw_image, run_script
+from PIL import Image
 
 import distributed_inference
 from pyimagesearch import (
@@ -17,7 +18,7 @@ from pyimagesearch import (
     reporting,
 )
 from pyimagesearch.cli import UserError
-from pyimagesearch.food_classifier import FoodClassifier
+from pyimagesearch.food_classifier import FoodClassifier, label_weights
 
 
 @pytest.fixture
@@ -116,6 +117,60 @@ def test_the_normalization_is_undone(shown, monkeypatch):
         assert np.abs(picture - np.asarray(image) / 255).mean() < 0.02
 
 
+def save_weights(classes):
+    """Save the weights of a network that always says the second class, trained at 48 px."""
+    config.IMAGE_SIZE = 48
+    (config.MEAN, config.STD) = ([0.5] * 3, [0.25] * 3)
+    model = FoodClassifier(TinyNet(), len(classes))
+    with torch.no_grad():
+        model.classifier.weight.zero_()
+        model.classifier.bias.copy_(torch.arange(len(classes)) == 1)
+    label_weights(model, classes)
+    checkpoint.save_weights(model)
+    for name in ("IMAGE_SIZE", "MEAN", "STD"):
+        setattr(config, name, ORIGINAL_CONFIG[name])
+
+
+def test_inference_obeys_the_weights_whatever_config_says_by_now(shown, monkeypatch, capsys):
+    # sorted, these come in another order than CLASSES of config.py by now
+    save_weights(["Pizza", "bread", "egg"])
+    config.CLASSES = ["Bread", "Egg", "Pizza"]
+    draw_image(Path("lunch.jpg"), 3)
+    seen = []
+    predict = distributed_inference.predict
+    monkeypatch.setattr(
+        distributed_inference, "predict", lambda model, x: seen.append(x) or predict(model, x)
+    )
+    infer(monkeypatch, "lunch.jpg")
+    assert "lunch.jpg: bread 0." in capsys.readouterr().out
+    (x,) = seen
+    assert x.shape == (1, 3, 48, 48)
+    image = create_dataloaders.load_image("lunch.jpg").resize((48, 48), Image.Resampling.BILINEAR)
+    expected = (np.asarray(image).transpose(2, 0, 1) / 255 - 0.5) / 0.25
+    assert np.abs(x[0].numpy() - expected).max() < 0.02
+
+
+def test_a_test_set_of_other_classes_than_the_weights_is_refused(shown, monkeypatch):
+    save_weights(["Egg", "Pizza", "Rice", "Soup"])
+    draw_class_folders(Path("dataset"))
+    line = (
+        r"^output.food_classifier.pth: the weights know 4 classes: Egg, Pizza, Rice, Soup; "
+        r"dataset.evaluation has 3 classes: Bread, Egg, Soup; "
+    )
+    with pytest.raises(UserError, match=line):
+        infer(monkeypatch)
+
+
+def test_weights_that_know_nothing_take_what_config_says(shown, monkeypatch, capsys):
+    # the tutorial's own, and a plain dict of tensors
+    state = checkpoint.load_state(config.MODEL_PATH)
+    torch.save(dict(state.items()), config.MODEL_PATH)
+    draw_image(Path("lunch.jpg"), 3)
+    infer(monkeypatch, "lunch.jpg")
+    # CLASSES as ImageFolder sorts them: Bread, Egg, Soup
+    assert "lunch.jpg: Egg 0.84, Soup 0.11, Bread 0.04" in capsys.readouterr().out
+
+
 def test_several_processes_are_refused(shown, monkeypatch):
     monkeypatch.setattr(devices, "get_world_size", lambda: 2)
     with pytest.raises(UserError, match="with python, not with torchrun"):
@@ -125,6 +180,6 @@ def test_several_processes_are_refused(shown, monkeypatch):
 def test_a_normal_run_prints_no_warning(finishedRun):
     (folder, (_, _, inference)) = finishedRun
     assert inference.stderr == ""
-    run = run_script("distributed_inference.py", "dataset", "--image-size", "64", cwd=folder)
+    run = run_script("distributed_inference.py", "dataset", cwd=folder)
     assert (run.returncode, run.stderr) == (0, "")
     assert len(re.findall(r"\.jpg: (?:\w+ [01]\.\d\d(?:, |\n)){3}", run.stdout)) == 77

@@ -7,8 +7,8 @@ from conftest import TinyNet
 from torch import nn
 from torchvision.models import densenet121
 
-from pyimagesearch import devices
-from pyimagesearch.food_classifier import FoodClassifier, freeze_batch_norm
+from pyimagesearch import checkpoint, config, devices
+from pyimagesearch.food_classifier import FoodClassifier, freeze_batch_norm, label_weights
 
 
 def train_steps(model, steps=3, size=32):
@@ -116,3 +116,20 @@ def test_batch_norm_that_is_not_frozen_trains(key):
     before = model.baseModel.state_dict()[key].clone()
     train_steps(model)
     assert not torch.equal(before, model.baseModel.state_dict()[key])
+
+
+def test_the_weights_say_what_they_were_trained_on_and_load_strictly():
+    config.IMAGE_SIZE = 96
+    model = FoodClassifier(densenet121(weights=None), 3)
+    label_weights(model, ["soup", "Bread", "Egg"])
+    config.IMAGE_SIZE = 224
+    checkpoint.save_weights(model.to(config.DEVICE))
+    state = torch.load(config.MODEL_PATH, weights_only=True)
+    facts = state._metadata[""]
+    assert facts["classes"] == ["soup", "Bread", "Egg"]
+    assert (facts["imageSize"], facts["mean"], facts["std"]) == (96, config.MEAN, config.STD)
+    assert all(tensor.device.type == "cpu" for tensor in state.values())
+    # as the tutorial's script does
+    twin = FoodClassifier(densenet121(weights=None), 3)
+    assert str(twin.load_state_dict(state)) == "<All keys matched successfully>"
+    assert set(state) == set(twin.state_dict())
