@@ -10,7 +10,7 @@ BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 demo: .venv/run
 	$(BIN)/python prepare_dataset.py --sample
 	$(BIN)/python train_distributed.py --no-pretrained --image-size 64 --epochs 12 --lr 0.001
-	$(BIN)/python distributed_inference.py --image-size 64 --pred-batch-size 12
+	$(BIN)/python distributed_inference.py --pred-batch-size 12
 
 test: .venv/test
 	$(BIN)/ruff check .
