@@ -5,15 +5,17 @@
 
 # import the necessary packages
 import os
+import random
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import torch
-from imutils import paths
 from torchvision import transforms
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from pyimagesearch import checkpoint, cli, config, create_dataloaders, devices, reporting
-from pyimagesearch.cli import UserError
-from pyimagesearch.food_classifier import FoodClassifier, load_densenet
+from pyimagesearch.cli import UserError, lacks_memory
+from pyimagesearch.food_classifier import FoodClassifier, load_densenet, read_label
 
 
 def main():
@@ -31,7 +33,7 @@ def main():
     print(f"[INFO] using a batch size of {batchSize}...")
     print(f"[INFO] running on {devices.describe_devices()}...")
 
-    # load our trained food classifier; it knows its classes, and how it wants to see an image
+    # load our trained food classifier, which knows its classes, image size and normalization
     (model, classes) = load_model()
     testTransform = create_dataloaders.test_transform()
 
@@ -45,7 +47,8 @@ def main():
     invStd = [1 / std for std in config.STD]
     deNormalize = transforms.Normalize(mean=invMean, std=invStd)
 
-    # create the test data loader
+    # create the test data loader, whose first batch the seed chooses
+    print(f"[INFO] seed of the test batch: {config.SEED}...")
     (testDS, testLoader) = create_dataloaders.get_dataloader(
         config.TEST, transforms=testTransform, bs=batchSize
     )
@@ -69,7 +72,9 @@ def main():
         titles.append(f"Ground Truth: {gtLabel},\nPredicted: {predLabel}")
 
     # show the pictures
-    reporting.plot_predictions(pictures, titles, (preds == labels).tolist())
+    hits = (preds == labels).tolist()
+    print(f"[INFO] predicted right: {sum(hits)} of {len(hits)}...")
+    reporting.plot_predictions(pictures, titles, hits)
 
 
 def list_names(classes):
@@ -81,26 +86,25 @@ def list_names(classes):
 def load_model():
     """Return the trained FoodClassifier, ready to predict, on all devices, and its class names.
 
-    Sets config's IMAGE_SIZE, MEAN and STD to those that the weights were trained with; weights that
-    do not know theirs, nor their classes, take config's. Raises UserError if MODEL_PATH does not
-    hold the weights of a FoodClassifier.
+    Sets config's IMAGE_SIZE, MEAN and STD to those that the weights were trained with; weights
+    without metadata use config's values. Raises UserError if MODEL_PATH does not hold the weights
+    of a FoodClassifier.
     """
     state = checkpoint.load_state(config.MODEL_PATH)
     try:
-        facts = getattr(state, "_metadata", {}).get("", {})
-        classes = facts.get("classes", create_dataloaders.get_classes())
-        config.IMAGE_SIZE = facts.get("imageSize", config.IMAGE_SIZE)
-        (config.MEAN, config.STD) = (facts.get("mean", config.MEAN), facts.get("std", config.STD))
+        (classes, config.IMAGE_SIZE, config.MEAN, config.STD) = read_label(state)
         numClasses = len(state["classifier.bias"])
         if numClasses != len(classes):
             raise UserError(
-                f"{config.MODEL_PATH}: the weights know {numClasses} classes, and CLASSES in "
-                f"config.py has {list_names(classes)}; make them the same"
+                f"{config.MODEL_PATH}: the weights know {numClasses} classes without their names, "
+                f"and CLASSES in config.py has {list_names(classes)}; make them the same"
             )
         # load up the DenseNet121 model, and initialize our food classifier with the model state
         model = FoodClassifier(load_densenet(pretrained=False), numClasses)
         model.load_state_dict(state)
-    except (RuntimeError, TypeError, AttributeError, KeyError) as error:
+    except (RuntimeError, TypeError, AttributeError, LookupError, ValueError) as error:
+        if lacks_memory(error):
+            raise
         reason = str(error).splitlines()[-1].strip()
         raise UserError(
             f"{config.MODEL_PATH}: not the weights of a FoodClassifier over DenseNet121 "
@@ -123,45 +127,74 @@ def predict(model, images):
 def find_images(names):
     """Return the paths of all image files that names, files and folders, stand for.
 
-    Raises UserError for a folder without images and for a name of nothing.
+    Says how many other files the folders hold. Raises UserError for a folder without images and for
+    a name of nothing.
     """
     imagePaths = []
     for name in names:
         if not os.path.exists(name):
             raise UserError(f"{name}: no such file or folder; check the path")
-        found = sorted(paths.list_images(name)) if os.path.isdir(name) else [name]
+        found = [name]
+        if os.path.isdir(name):
+            found = create_dataloaders.list_images(name)
+            create_dataloaders.tell_others(name)
         if not found:
-            kinds = " ".join(paths.image_types)
+            kinds = " ".join(IMG_EXTENSIONS)
             raise UserError(f"{name}: no image in this folder ({kinds}); check the path")
         imagePaths += found
     return imagePaths
 
 
+def load_photo(path):
+    """Return the photograph at path as a PIL image, or the UserError that it meets."""
+    try:
+        return create_dataloaders.load_image(path, config.IMAGE_SIZE)
+    except UserError as error:
+        return error
+
+
 def classify_files(model, classes, imagePaths, testTransform, batchSize):
-    """Print the three likeliest classes of each image file, and show the photographs."""
-    (pictures, titles) = ([], [])
+    """Print the three likeliest classes of each image file, and show the photographs.
+
+    Raises UserError at the end if some cannot be read.
+    """
+    (pictures, titles, bad) = ([], [], [])
     with ThreadPoolExecutor(max(config.NUM_WORKERS, 1)) as pool:
         for start in range(0, len(imagePaths), batchSize):
             batch = imagePaths[start : start + batchSize]
-            photos = list(pool.map(create_dataloaders.load_image, batch))
-            images = torch.stack([testTransform(photo) for photo in photos])
-            for path, photo, row in zip(batch, photos, predict(model, images), strict=True):
+            photos = dict(zip(batch, pool.map(load_photo, batch), strict=True))
+            for path in [path for path in batch if isinstance(photos[path], UserError)]:
+                bad.append(photos.pop(path))
+                print(f"[INFO] left out: {bad[-1]}")
+            if not photos:
+                continue
+            images = torch.stack([testTransform(photo) for photo in photos.values()])
+            for (path, photo), row in zip(photos.items(), predict(model, images), strict=True):
                 (top, indices) = row.topk(min(3, len(classes)))
                 guesses = [f"{classes[i]} {p:.2f}" for p, i in zip(top, indices, strict=True)]
                 print(f"{path}: {', '.join(guesses)}")
-                titles.append(f"{os.path.basename(path)}\nPredicted: {guesses[0]}")
+                titles.append("\n".join([os.path.basename(path), *guesses]))
                 if len(pictures) < reporting.MAX_PICTURES:
                     photo.thumbnail([reporting.PICTURE_SIZE] * 2)
                     pictures.append(photo)
-    reporting.plot_predictions(pictures, titles)
+    if pictures:
+        reporting.plot_predictions(pictures, titles)
+    if bad:
+        raise UserError(f"{len(bad)} of {len(imagePaths)} photographs were left out: {bad[0]}")
 
 
 def parse_args():
     """Return the parsed command line."""
-    parser = cli.make_parser(
-        __doc__,
-        ["PRED_BATCH_SIZE", "SEED", "NUM_WORKERS"],
-        example="python distributed_inference.py lunch.jpg holiday/",
+    example = "python distributed_inference.py lunch.jpg holiday/"
+    parser = cli.make_parser(__doc__, ["PRED_BATCH_SIZE", "NUM_WORKERS"], example)
+    config.SEED = random.randrange(10**6)
+    parser.add_argument(
+        "--seed",
+        dest="SEED",
+        metavar="N",
+        type=partial(cli.read_setting, "SEED"),
+        default=config.SEED,
+        help="chooses the batch of test images (default: another one each time)",
     )
     parser.add_argument(
         "paths",
@@ -173,4 +206,4 @@ def parse_args():
 
 
 if __name__ == "__main__":
-    cli.run(main, advice="nothing is lost; run it again")
+    cli.run(main)

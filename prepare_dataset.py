@@ -1,43 +1,40 @@
 # USAGE
 # python prepare_dataset.py
 # python prepare_dataset.py --sample
-"""Step 1: copy the Food-11 photographs into one folder per class."""
+"""Step 1: copy the photographs into one folder per class and split."""
 
 # import the necessary packages
 import filecmp
+import hashlib
 import os
 import shutil
-from collections import Counter
+import zlib
+from collections import Counter, defaultdict
 
-from imutils import paths
-from torchvision.datasets.folder import is_image_file
 from tqdm import tqdm
 from tqdm.contrib.concurrent import thread_map
 
 from pyimagesearch import cli, config
 from pyimagesearch.cli import UserError
-from pyimagesearch.create_dataloaders import load_image
+from pyimagesearch.create_dataloaders import list_images, load_image, tell_others
 from pyimagesearch.sample_dataset import DISHES, draw_dataset
 
-# pictures that a data set may hold and that the scripts do not read
-OTHER_PICTURES = (
-    *(".avif", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".pbm", ".pgm", ".ppm"),
-    *(".svg", ".webp"),
-)
+SPLITS = ("training", "validation", "evaluation")
 
 
 def copy_images(rootDir, destiDir, targets=None):
     """Copy each image under rootDir to destiDir/<label>/<filename>.
 
-    targets: {imagePath: destiPath} where they have been found already, by find_targets(). Raises
-    UserError where two labels share a folder or an image has no label.
+    targets: {imagePath: destiPath} where they have been found already. Raises UserError where two
+    labels share a folder or an image has no label.
     """
     # get the path of each image, and the path to copy it to
     if targets is None:
         check_labels()
-        (targets, bad) = find_targets(rootDir, destiDir)
-        for problem in bad.values():
-            raise UserError(problem)
+        (labels, bad) = find_labels(rootDir)
+        for line in group_problems(bad):
+            raise UserError(line)
+        targets = find_targets(labels, destiDir)
     print(f"[INFO] total images found: {len(targets)}...")
 
     # loop over the image paths and copy each
@@ -45,7 +42,7 @@ def copy_images(rootDir, destiDir, targets=None):
         copy_image(imagePath, destiPath)
 
     # count the images in the destination directory
-    currentTotal = len(list(paths.list_images(destiDir)))
+    currentTotal = len(list_images(destiDir))
     print(f"[INFO] total images copied to {destiDir}: {currentTotal}...")
 
 
@@ -68,39 +65,56 @@ def simplify(name):
 
 
 def get_label(imagePath, rootDir):
-    """Return the label of config.CLASSES that an image under rootDir belongs to.
+    """Return the label of config.CLASSES that an image under rootDir belongs to, None if none.
 
     Either its folder is named so, rootDir/<label>/<any name>, or its name begins with the class
-    index, rootDir/<class index>_<image number>.jpg. Raises UserError for any other.
+    index, rootDir/<class index>_<image number>.jpg.
     """
     folder = os.path.relpath(os.path.dirname(imagePath), rootDir)
     if folder != ".":
         labels = {simplify(label): label for label in config.CLASSES}
-        if simplify(folder) in labels:
-            return labels[simplify(folder)]
-        raise UserError(f"{imagePath}: the folder {folder!r} is not in CLASSES of config.py")
+        return labels.get(simplify(folder))
     (index, underscore, _) = os.path.basename(imagePath).partition("_")
     if underscore and index.isdecimal() and int(index) < len(config.CLASSES):
         return config.CLASSES[int(index)]
-    raise UserError(
-        f"{imagePath}: the name does not begin with a class index from 0 to "
-        f"{len(config.CLASSES) - 1} and an underscore"
-    )
+    return None
 
 
-def find_targets(rootDir, destiDir):
-    """Return {imagePath: destiPath} for each image under rootDir with a label, and {imagePath:
-    problem} for the others."""
-    (targets, bad) = ({}, {})
-    for imagePath in sorted(paths.list_images(rootDir)):
-        try:
-            label = get_label(imagePath, rootDir)
-        except UserError as error:
-            bad[imagePath] = str(error)
-            continue
-        path = os.path.join(destiDir, label, os.path.basename(imagePath))
-        targets[imagePath] = os.path.normpath(path)
-    return targets, bad
+def find_labels(rootDir):
+    """Return {imagePath: label} for the images under rootDir, and {imagePath: what is wrong} for
+    those without a label."""
+    (labels, bad) = ({}, {})
+    for imagePath in list_images(rootDir):
+        label = get_label(imagePath, rootDir)
+        if label:
+            labels[imagePath] = label
+        elif os.path.relpath(os.path.dirname(imagePath), rootDir) == ".":
+            last = len(config.CLASSES) - 1
+            bad[imagePath] = f"the name does not begin with a class index from 0 to {last} and _"
+        else:
+            bad[imagePath] = "the folder is not in CLASSES of config.py"
+    return labels, bad
+
+
+def find_targets(labels, destiDir):
+    """Return {imagePath: destiPath} for {imagePath: label}."""
+    return {
+        path: os.path.normpath(os.path.join(destiDir, label, os.path.basename(path)))
+        for path, label in labels.items()
+    }
+
+
+def group_problems(bad):
+    """Return a line for each folder and each thing that is wrong in it; bad: {imagePath: what}."""
+    groups = defaultdict(list)
+    for path, text in bad.items():
+        groups[os.path.dirname(path), text].append(path)
+    return [
+        f"{found[0]}: {text}"
+        if len(found) == 1
+        else f"{folder}: {len(found)} images, {os.path.basename(found[0])} for one: {text}"
+        for (folder, text), found in groups.items()
+    ]
 
 
 def check_labels():
@@ -118,27 +132,36 @@ def check_labels():
 
 
 def check_image(imagePath):
-    """Return what is wrong with an image file, None if nothing is."""
+    """Return a digest of an image file, and what is wrong with it, None if nothing is."""
     try:
-        load_image(imagePath)
+        load_image(imagePath, config.IMAGE_SIZE)
     except UserError as error:
-        return str(error)
-    return None
+        return None, str(error).removeprefix(f"{imagePath}: ")
+    with open(imagePath, "rb") as file:
+        return hashlib.file_digest(file, "sha256").digest(), None
 
 
-def check_split(rootDir, destiDir):
-    """Check one split's images, and what is already in its destination.
+def split_classes(labels):
+    """Return {imagePath: label} for training, validation and evaluation each.
 
-    Returns {imagePath: destiPath} of the images to copy, {imagePath: problem} of those that could
-    be left out, and a list of all other problems.
+    Of each class they get 70 %, 15 % and 15 %, at least one image, by a hash of SEED and the file
+    name: the same on every run.
     """
-    if not os.path.isdir(rootDir):
-        return {}, {}, [f"{rootDir}: no such folder"]
-    (targets, bad) = find_targets(rootDir, destiDir)
-    answers = thread_map(check_image, targets, desc="checking")
-    bad.update({path: answer for path, answer in zip(targets, answers, strict=True) if answer})
-    targets = {path: destiPath for path, destiPath in targets.items() if path not in bad}
+    splits = [{}, {}, {}]
+    for label in config.CLASSES:
+        images = [path for path in labels if labels[path] == label]
+        images.sort(key=lambda path: zlib.crc32(f"{config.SEED} {os.path.basename(path)}".encode()))
+        held = max(1, round(0.15 * len(images)))
+        for split, part in zip(
+            splits, (images[2 * held :], images[:held], images[held : 2 * held]), strict=True
+        ):
+            split.update((path, label) for path in part)
+    return [dict(sorted(split.items())) for split in splits]
 
+
+def check_split(rootDir, destiDir, targets):
+    """Return a list of what is wrong with one split, and with what is already in its
+    destination; targets: {imagePath: destiPath}."""
     (seen, problems) = ({}, [])
     for imagePath, destiPath in targets.items():
         # some file systems do not tell a.jpg from A.JPG
@@ -148,21 +171,27 @@ def check_split(rootDir, destiDir):
     folders = {os.path.dirname(destiPath) for destiPath in targets.values()}
     for index, label in enumerate(config.CLASSES):
         if os.path.normpath(os.path.join(destiDir, label)) not in folders:
-            problems.append(f"{rootDir}: no image of class {index}, {label}")
+            problems.append(f"{rootDir}: no image of class {index}, {label}, for {destiDir}")
     # leftovers of an earlier data set would be trained on, as ImageFolder takes all that it finds
     expected = set(targets.values())
-    found = filter(is_image_file, map(os.path.normpath, paths.list_files(destiDir)))
-    leftovers = Counter(os.path.dirname(path) for path in found if path not in expected)
-    for folder, count in leftovers.items():
-        problems.append(f"{folder}: holds {count} images that {rootDir} does not; remove them")
-    return targets, bad, problems
+    leftovers = defaultdict(list)
+    for path in list_images(destiDir):
+        if path not in expected:
+            leftovers[os.path.dirname(path)].append(os.path.basename(path))
+    for folder, names in leftovers.items():
+        problems.append(
+            f"{folder}: holds {len(names)} images that do not belong there by now, {names[0]} for "
+            f"one; remove them, or remove {config.BASE_PATH} and run this script again"
+        )
+    return problems
 
 
-def check_dataset(splits, skipBad):
-    """Check all splits before anything is copied; return {imagePath: destiPath} of each.
+def check_dataset(skipBad):
+    """Check all images before anything is copied.
 
-    Lists all problems and raises UserError if there are any; with skipBad, images that are
-    unreadable or without a class are no problem but left out.
+    Returns (rootDir, destiDir, {imagePath: destiPath}) for each split. Lists all problems and
+    raises UserError if there are any; with skipBad, images that are unreadable or without a class
+    are left out instead.
     """
     if not os.path.isdir(config.DATA_PATH):
         raise UserError(
@@ -170,22 +199,41 @@ def check_dataset(splits, skipBad):
             "config.py to where it is, or draw one with --sample"
         )
     check_labels()
-    (targets, bad, problems) = ([], {}, [])
-    for rootDir, destiDir in splits:
-        (targetsHere, badHere, problemsHere) = check_split(rootDir, destiDir)
-        targets.append(targetsHere)
+    rootDirs = [os.path.join(config.DATA_PATH, name) for name in SPLITS]
+    isSplit = any(map(os.path.isdir, rootDirs))
+    (labels, bad, problems) = ([], {}, [])
+    for rootDir in rootDirs if isSplit else [config.DATA_PATH]:
+        if not os.path.isdir(rootDir):
+            problems.append(f"{rootDir}: no such folder")
+        (labelsHere, badHere) = find_labels(rootDir)
+        labels.append(labelsHere)
         bad.update(badHere)
-        problems += problemsHere
-        others = list(paths.list_files(rootDir, validExts=OTHER_PICTURES))
-        if others:
-            kinds = ", ".join(OTHER_PICTURES)
-            print(f"[INFO] {len(others)} pictures in {rootDir} passed over ({kinds})...")
+        tell_others(rootDir)
+
+    # decode each image to the end
+    imagePaths = [path for labelsHere in labels for path in labelsHere]
+    answers = thread_map(check_image, imagePaths, desc="checking")
+    digests = {}
+    for path, (digest, problem) in zip(imagePaths, answers, strict=True):
+        digests[path] = digest
+        if problem:
+            bad[path] = problem
+    labels = [{p: label for p, label in part.items() if p not in bad} for part in labels]
+    if not isSplit:
+        (rootDirs, labels) = ([config.DATA_PATH] * 3, split_classes(labels[0]))
+
+    splits = []
+    for rootDir, destiDir, labelsHere in zip(
+        rootDirs, (config.TRAIN, config.VAL, config.TEST), labels, strict=True
+    ):
+        targets = find_targets(labelsHere, destiDir)
+        problems += check_split(rootDir, destiDir, targets)
+        splits.append((rootDir, destiDir, targets))
     if skipBad:
-        for answer in bad.values():
-            print(f"[INFO] left out: {answer}")
+        print(*(f"[INFO] left out: {line}" for line in group_problems(bad)), sep="\n")
         print(f"[INFO] total images left out: {len(bad)}...")
     else:
-        problems = [*bad.values(), *problems]
+        problems = [*group_problems(bad), *problems]
     if problems:
         print(*problems, sep="\n")
         advice = "; --skip-bad leaves out unreadable images and those without a class"
@@ -193,7 +241,29 @@ def check_dataset(splits, skipBad):
             f"nothing was copied; problems listed above: {len(problems)}, the first: "
             f"{problems[0]}{advice if bad and not skipBad else ''}"
         )
-    return targets
+    tell_copies([{digests[path] for path in part} for part in labels])
+    return splits
+
+
+def tell_copies(digests):
+    """Say how many images are in more than one split; digests: those of each split."""
+    counts = Counter(digest for part in digests for digest in part)
+    copies = sum(count > 1 for count in counts.values())
+    if copies:
+        print(f"[INFO] {copies} images are in two splits or more, so the report will flatter...")
+
+
+def tell_totals(splits):
+    """Print a table of the images per class and split; splits: what check_dataset returned."""
+    print(f"{'':20}{''.join(f'{name:>12}' for name in SPLITS)}")
+    for label in config.CLASSES:
+        counts = []
+        for _, destiDir, targets in splits:
+            folder = os.path.normpath(os.path.join(destiDir, label))
+            counts.append(sum(os.path.dirname(path) == folder for path in targets.values()))
+        print(f"{label:20}{''.join(f'{count:12}' for count in counts)}")
+    totals = [len(targets) for *_, targets in splits]
+    print(f"{'total':20}{''.join(f'{count:12}' for count in totals)}")
 
 
 def make_sample():
@@ -229,18 +299,14 @@ def main():
         make_sample()
 
     # look at all images before any is copied
-    splits = [
-        (os.path.join(config.DATA_PATH, "training"), config.TRAIN),
-        (os.path.join(config.DATA_PATH, "validation"), config.VAL),
-        (os.path.join(config.DATA_PATH, "evaluation"), config.TEST),
-    ]
-    targets = check_dataset(splits, args.skip_bad)
+    splits = check_dataset(args.skip_bad)
 
     # copy the images into their class folders
     print("[INFO] copying images...")
-    for (rootDir, destiDir), targetsHere in zip(splits, targets, strict=True):
-        copy_images(rootDir, destiDir, targetsHere)
+    for rootDir, destiDir, targets in splits:
+        copy_images(rootDir, destiDir, targets)
+    tell_totals(splits)
 
 
 if __name__ == "__main__":
-    cli.run(main, advice="run the same command again to continue")
+    cli.run(main)

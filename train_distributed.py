@@ -24,7 +24,7 @@ from pyimagesearch.reporting import BatchProgress, Progress
 def main():
     args = parse_args()
     torch.manual_seed(config.SEED)
-    # all processes need the same settings and images, and a run that resumes those it began with
+    # all processes need the same settings and images; a resumed run needs those of the first run
     record = checkpoint.get_record()
     checkpoint.compare_processes(record)
 
@@ -78,7 +78,6 @@ def main():
     # if there is more than one GPU, parallelize the model: by nn.DataParallel, or under torchrun by
     # DistributedDataParallel
     model = devices.parallelize(model)
-    cli.interrupts.wait_for_steps(model)
 
     # initialize the loss function, the optimizer (fused: one pass over all parameters, not one per
     # operation) and the gradient scaler, which only fp16 needs: small gradients would vanish in it
@@ -105,12 +104,13 @@ def main():
     if state:
         (done, H) = checkpoint.restore_checkpoint(state, parts)
         trainLoader.sampler.set_epoch(done)
-        print(f"[INFO] resuming after epoch {done}/{config.EPOCHS}...")
+        print(f"[INFO] resuming after epoch {done}...")
         if done >= config.EPOCHS:
-            print("[INFO] no epoch is left to train; a larger --epochs trains further...")
+            print(f"[INFO] no epoch is left to train, as EPOCHS is {config.EPOCHS}...")
     elif devices.is_main_process():
         checkpoint.set_aside_run()
-    advise(done)
+    note_saved(done)
+    cli.interrupts.wait_for_steps(model)
 
     # loop over the epochs
     print("[INFO] training the network...")
@@ -131,7 +131,7 @@ def main():
         H["val_acc"].append(valAcc)
         if devices.is_main_process():
             checkpoint.save_checkpoint(parts, e + 1, H, record)
-        advise(e + 1)
+        note_saved(e + 1)
 
         # print the training and validation information; print() would break the progress bars
         epochs.write(f"[INFO] EPOCH: {e + 1}/{config.EPOCHS}")
@@ -149,6 +149,7 @@ def main():
     del trainLoader, valLoader
     print("[INFO] evaluating network...")
     (_, _, preds) = evaluate(model, testLoader, lossFunc)
+    cli.interrupts.end_steps()
 
     # generate a classification report, and plot the training loss and accuracy
     if devices.is_main_process():
@@ -205,8 +206,8 @@ def evaluate(model, loader, lossFunc):
             # make the predictions and calculate the loss
             pred = model(x)
             totalLoss += lossFunc(pred, y) * len(y)
-            correct += (pred.argmax(1) == y).sum()
             preds.append(pred.argmax(1))
+            correct += (preds[-1] == y).sum()
             bar.show(len(y), totalLoss, correct)
     (totalLoss, correct, total) = devices.all_reduce(totalLoss, correct, len(loader.sampler))
     preds = devices.gather([label for batch in preds for label in batch.tolist()])
@@ -223,19 +224,21 @@ def parse_args():
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="continue after the last completed epoch of an unfinished run (default: no)",
+        help="continue the run in output/ after its last completed epoch (default: no)",
     )
     return cli.parse_args(parser)
 
 
-def advise(epoch):
-    """Say what to do after an interruption, now that so many epochs are saved."""
-    cli.interrupts.advice = "no epoch is saved yet; run the same command again"
-    if epoch:
-        cli.interrupts.advice = (
-            f"epoch {epoch} of {config.EPOCHS} is saved; add --resume to continue, or --resume "
-            f"--epochs {epoch} to finish here"
-        )
+def note_saved(epoch):
+    """Tell the script runner what to say if it is interrupted after so many saved epochs."""
+    cli.interrupts.saved = f"epoch {epoch} of {config.EPOCHS} is saved"
+    cli.interrupts.advice = f"add --resume to continue, or --resume --epochs {epoch} to finish here"
+    if epoch == 0:
+        cli.interrupts.saved = "no epoch is saved yet"
+        cli.interrupts.advice = "run the same command again"
+    elif epoch >= config.EPOCHS:
+        cli.interrupts.saved = "all epochs are saved"
+        cli.interrupts.advice = "add --resume to evaluate and report"
 
 
 def check_classes(trainDS, valDS, testDS):
@@ -253,4 +256,4 @@ def check_classes(trainDS, valDS, testDS):
 
 
 if __name__ == "__main__":
-    cli.run(main, advice="nothing has changed; run the same command again")
+    cli.run(main)

@@ -7,16 +7,16 @@ import hashlib
 import io
 import os
 import platform
+import shutil
 import time
 from contextlib import suppress
 
 import torch
 from filelock import FileLock, Timeout
-from torchvision.datasets.folder import is_image_file
 
 from . import config, devices
-from .cli import UserError
-from .create_dataloaders import get_classes
+from .cli import UserError, lacks_memory
+from .create_dataloaders import get_classes, list_images
 
 # the locks that this process holds until it ends
 locks = []
@@ -29,7 +29,7 @@ def make_folder(path):
         os.makedirs(folder, exist_ok=True)
         if os.access(folder, os.W_OK):
             return
-    raise UserError(f"{folder}: not a folder that can be written to; make it one")
+    raise UserError(f"{folder}: cannot write to this folder; check what it is and its permissions")
 
 
 def write_file(path, data):
@@ -38,7 +38,7 @@ def write_file(path, data):
     Raises UserError if that fails; path is then as it was.
     """
     make_folder(path)
-    # a name of its own for each writer
+    # unique per process
     partialPath = f"{path}.{os.getpid()}.partial"
     try:
         with open(partialPath, "wb") as file:
@@ -48,8 +48,8 @@ def write_file(path, data):
         os.replace(partialPath, path)
     except OSError as error:
         raise UserError(
-            f"{path}: cannot be written ({error.strerror}), what was there is kept; make room or "
-            "allow writing"
+            f"{path}: cannot be written ({error.strerror}), the old file is kept; free disk space "
+            "or check the permissions"
         ) from error
     finally:
         with suppress(OSError):
@@ -89,6 +89,8 @@ def load_state(path):
         return torch.load(data, map_location="cpu", weights_only=True)
     # a corrupt file makes torch raise nearly anything
     except Exception as error:
+        if lacks_memory(error):
+            raise
         raise UserError(
             f"{path}: corrupt, or not a weights file (no code in it was executed); remove it and "
             "train again"
@@ -97,9 +99,8 @@ def load_state(path):
 
 def get_products():
     """Return the paths of the files that one run leaves in output/."""
-    products = [getattr(config, name) for name in dir(config) if name.endswith("_PATH")]
-    products = [path for path in products if path not in (config.DATA_PATH, config.BASE_PATH)]
-    return [*products, get_table_path()]
+    names = ("PLOT", "MODEL", "REPORT", "CONFUSION", "RESULTS", "CHECKPOINT")
+    return [*(getattr(config, f"{name}_PATH") for name in names), get_table_path()]
 
 
 def get_table_path():
@@ -110,29 +111,36 @@ def get_table_path():
 def lock_output():
     """Keep other trainings out of this directory until this process ends.
 
-    Raises UserError if one runs already.
+    Removes the half files that a killed process left. Raises UserError if a training runs already.
     """
     make_folder(config.CHECKPOINT_PATH)
-    folder = os.path.dirname(config.CHECKPOINT_PATH)
+    folder = os.path.dirname(config.CHECKPOINT_PATH) or "."
     lock = FileLock(os.path.abspath(os.path.join(folder, ".lock")), is_singleton=True)
     try:
         lock.acquire(blocking=False)
     except Timeout as error:
         raise UserError(
-            f"{folder or '.'}: another training is running in this directory; wait until it ends, "
-            "or start in another directory"
+            f"{folder}: another training is running in this directory; wait until it ends, or "
+            "start in another directory"
         ) from error
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be locked ({error}); use another disk") from error
     locks.append(lock)
-
-
-def set_aside_run():
-    """Move what an earlier run left in output/ into a folder of its own there."""
-    products = [path for path in get_products() if os.path.exists(path)]
     for path in get_products():
         for partialPath in glob.glob(f"{glob.escape(path)}.*.partial"):
             os.remove(partialPath)
+
+
+def set_aside_run():
+    """Move what an earlier run left in output/ into a folder of its own there.
+
+    Raises UserError if two of its files have one name.
+    """
+    products = [path for path in get_products() if os.path.exists(path)]
     if not products:
         return
+    if len({os.path.basename(path) for path in products}) < len(products):
+        raise UserError(f"two of {', '.join(products)} have one name; rename one in config.py")
     # named after the time of its last file
     newest = max(os.path.getmtime(path) for path in products)
     name = time.strftime("run-%Y-%m-%d-%H%M%S", time.localtime(newest))
@@ -141,7 +149,7 @@ def set_aside_run():
         folder += "-again"
     os.makedirs(folder)
     for path in products:
-        os.replace(path, os.path.join(folder, os.path.basename(path)))
+        shutil.move(path, folder)
     print(f"[INFO] the files of an earlier run were moved to {folder}...")
 
 
@@ -149,31 +157,38 @@ def describe_images(rootDir):
     """Return the number of images under rootDir and a digest of their paths and sizes, to be
     read."""
     lines = []
-    for folder, _, names in os.walk(rootDir, followlinks=True):
-        for path in (os.path.join(folder, name) for name in names if is_image_file(name)):
-            # slashes on Windows too
-            name = os.path.relpath(path, rootDir).replace(os.sep, "/")
-            lines.append(f"{name} {os.path.getsize(path)}")
+    for path in list_images(rootDir):
+        # slashes on Windows too
+        name = os.path.relpath(path, rootDir).replace(os.sep, "/")
+        lines.append(f"{name} {os.path.getsize(path)}")
     text = "\n".join(sorted(lines)).encode(errors="surrogateescape")
     return f"{len(lines)} images ({hashlib.sha256(text).hexdigest()[:8]})"
 
 
+def get_splits():
+    """Return the folder of each split by the name that messages use; machines may differ in it."""
+    return {
+        "the training set": config.TRAIN,
+        "the validation set": config.VAL,
+        "the test set": config.TEST,
+    }
+
+
 def get_record():
-    """Return by name what all processes of a training have to agree on: settings and images."""
+    """Return the settings and image digests that all processes of a training must share, by
+    name."""
     names = ("IMAGE_SIZE", "SEED", "PRETRAINED", "EPOCHS", "LR", "LOCAL_BATCH_SIZE")
     record = {name: getattr(config, name) for name in names}
     record.update(MEAN=list(config.MEAN), STD=list(config.STD), CLASSES=get_classes())
-    for rootDir in (config.TRAIN, config.VAL, config.TEST):
-        record[rootDir] = describe_images(rootDir)
+    for name, rootDir in get_splits().items():
+        record[name] = describe_images(rootDir)
     record["number of devices"] = devices.count_devices()
     return record
 
 
 def get_resumable(record):
-    """Return the part of record that a training has to be resumed with.
-
-    On another number of devices these are the same batch and learning rate of all together.
-    """
+    """Return the settings that must not change on resume; batch size and LR as totals over all
+    devices."""
     names = ("IMAGE_SIZE", "SEED", "PRETRAINED", "MEAN", "STD", "CLASSES")
     part = {name: record[name] for name in names}
     numDevices = record["number of devices"]
@@ -184,17 +199,20 @@ def get_resumable(record):
 
 
 def compare(records, advice):
-    """Raise UserError for the first name whose value is not the same in all records.
+    """Raise UserError if a value is not the same in all records, with all such values.
 
     records: {where: record}, where as "on host" or "in file", all with the same names.
     """
+    differences = []
     for name in next(iter(records.values())):
         places = {}
         for where, record in records.items():
-            places.setdefault(str(record.get(name)), []).append(where)
+            places.setdefault(str(record[name]), []).append(where)
         if len(places) > 1:
-            parts = [f"{value} {' and '.join(found)}" for value, found in places.items()]
-            raise UserError(f"{name} is {' and '.join(parts)}; {advice}")
+            parts = [f"{value} {', '.join(found)}" for value, found in places.items()]
+            differences.append(f"{name} is {' and '.join(parts)}")
+    if differences:
+        raise UserError(f"{'; '.join(differences)}; {advice}")
 
 
 def compare_processes(record):
@@ -246,11 +264,11 @@ def load_checkpoint(record):
         raise not_a_checkpoint(error) from error
     records["in this run"] = get_resumable(record)
     compare(records, "make them the same, or start again without --resume")
-    for rootDir in (config.TRAIN, config.VAL, config.TEST):
-        if before.get(rootDir) != record[rootDir]:
+    for name in get_splits():
+        if before.get(name) != record[name]:
             print(
-                f"[INFO] {rootDir} has changed since the checkpoint: {before.get(rootDir)} then, "
-                f"{record[rootDir]} now..."
+                f"[INFO] {name} has changed since the checkpoint: {before.get(name)} then, "
+                f"{record[name]} now..."
             )
     return state
 
@@ -268,4 +286,6 @@ def restore_checkpoint(state, parts):
         torch.set_rng_state(state["randomState"])
         return state["epoch"], state["H"]
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        if lacks_memory(error):
+            raise
         raise not_a_checkpoint(error) from error

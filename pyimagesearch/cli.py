@@ -5,9 +5,13 @@ import argparse
 import multiprocessing
 import os
 import re
+import select
 import signal
+import socket
 import sys
+import threading
 import time
+from contextlib import suppress
 from difflib import get_close_matches
 from functools import partial
 
@@ -27,22 +31,21 @@ SETTINGS = {
     "PRETRAINED": (bool, False, True, "start from the ImageNet weights, not from random ones"),
 }
 
-# parts of PyTorch's messages, and what to tell the user
+# parts of the messages of PyTorch and the system, and what to tell the user
+NO_MEMORY = "out of memory|an't allocate memory|annot allocate|not enough memory|MemoryError|Killed"
 KNOWN_ERRORS = {
-    "shared memory": "/dev/shm is too small for what the workers load; enlarge it (docker run "
-    "--shm-size=2g), or use --num-workers 0",
-    "out of memory|can't allocate memory|not enough memory|MemoryError|signal: Killed": "out of "
-    "memory; use smaller batches or a smaller --image-size",
     "Too many open files|ancdata": "too many open files; raise the limit (ulimit -n 4096), or use "
     "a smaller --num-workers",
-    "gloo|NCCL|DistNetworkError|DistStoreError": "lost the connection to another process, whose "
-    "own message names the cause",
+    "shared memory": "/dev/shm is too small for what the workers load; enlarge it (docker run "
+    "--shm-size=2g), or use --num-workers 0",
+    "gloo/transport|DistNetworkError|DistStoreError|NCCL": "lost the connection to another "
+    "process, whose own message names the cause",
     "invalid device ordinal": "more processes than GPUs; start them with --nproc-per-node=gpu",
 }
 
 
 class UserError(Exception):
-    """What the user can put right: the message says what is wrong, where, and what to do.
+    """An error that the user can fix: the message says what is wrong, where, and what to do.
 
     status is the exit status of the script.
     """
@@ -65,7 +68,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def read_setting(name, text):
-    """Return the value of the setting name that text stands for.
+    """Parse text as the value of the setting name.
 
     Raises ArgumentTypeError if it is of another type or out of range.
     """
@@ -94,28 +97,41 @@ def is_label(value):
     return isinstance(value, str) and all(part.strip("./ ") for part in value.split("/"))
 
 
-def is_list(value, length, isEntry):
-    """Return whether value is a list of at least length entries, each of which passes isEntry."""
-    return isinstance(value, (list, tuple)) and len(value) >= length and all(map(isEntry, value))
+def is_list(value, isEntry):
+    """Return whether value is a list of entries each of which passes isEntry."""
+    return isinstance(value, (list, tuple)) and all(map(isEntry, value))
+
+
+def is_colour(value):
+    """Return whether value is a list of a number from 0 to 1 for red, green and blue."""
+    numbers = is_list(value, lambda entry: isinstance(entry, (int, float)) and 0 <= entry <= 1)
+    return numbers and len(value) == 3
 
 
 def check_config():
-    """Raise UserError for a constant of config.py that cannot be used."""
+    """Take config.py's constants where their meaning is plain; raise UserError where it is not."""
+    with suppress(RuntimeError, TypeError):
+        config.DEVICE = torch.device(config.DEVICE)
+    if is_list(config.CLASSES, lambda label: isinstance(label, str)):
+        config.CLASSES = [label.strip() for label in config.CLASSES]
+    for name in dir(config):
+        if name.endswith("_PATH") or name in ("TRAIN", "VAL", "TEST"):
+            setattr(config, name, os.path.expanduser(getattr(config, name)))
     for name in SETTINGS:
         try:
             setattr(config, name, read_setting(name, str(getattr(config, name))))
         except argparse.ArgumentTypeError as error:
             raise UserError(f"{name} in config.py {error}") from error
 
-    def is_share(value):
-        return isinstance(value, (int, float)) and 0 <= value <= 1
-
     rules = {
-        "DEVICE": (is_device, "a torch.device that this machine has"),
-        "CLASSES": (lambda value: is_list(value, 2, is_label), "a list of two labels or more"),
-        "MEAN": (lambda value: is_list(value, 3, is_share), "a list of three numbers from 0 to 1"),
+        "DEVICE": (is_device, "a device that this machine has"),
+        "CLASSES": (
+            lambda value: is_list(value, is_label) and len(value) > 1,
+            "a list of two labels or more",
+        ),
+        "MEAN": (is_colour, "a list of three numbers from 0 to 1"),
         "STD": (
-            lambda value: is_list(value, 3, is_share) and min(value) > 0,
+            lambda value: is_colour(value) and min(value) > 0,
             "a list of three numbers above 0, up to 1",
         ),
     }
@@ -158,8 +174,9 @@ class Interrupts:
     """Ctrl-C and SIGTERM: the first ends the script in good order, a second one at once."""
 
     def __init__(self):
-        # what to tell the user who interrupts the script
-        self.advice = ""
+        # what to tell the user: what is saved, and how to continue
+        self.saved = "nothing is lost"
+        self.advice = "run the same command again"
         # the signal that came, None before
         self.signal = None
         # whether it has to wait for the end of a step
@@ -171,25 +188,48 @@ class Interrupts:
         for number in (signal.SIGINT, signal.SIGTERM):
             if signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, self.handle)
+        # Python writes the number of each signal to this socket
+        (self.reader, self.writer) = socket.socketpair()
+        self.writer.setblocking(False)
+        signal.set_wakeup_fd(self.writer.fileno(), warn_on_full_buffer=False)
+        if hasattr(os, "register_at_fork"):
+            # what a worker receives is not the script's
+            os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
+        threading.Thread(target=self.watch, daemon=True).start()
 
     def handle(self, number, frame):
         """Raise KeyboardInterrupt, or have it raised after the running step."""
-        if os.getpid() != self.process:
-            # a worker that is just starting: the script ends its workers
-            return
-        if self.signal:
-            for worker in multiprocessing.active_children():
-                worker.kill()
-            self.tell()
-            os._exit(128 + number)
-        self.signal = number
-        if not self.wait:
-            raise KeyboardInterrupt
+        # not in a worker that is just starting: the script ends its workers
+        if self.signal is None and os.getpid() == self.process:
+            self.signal = number
+            if not self.wait:
+                raise KeyboardInterrupt
+
+    def watch(self):
+        """End the script at the second signal.
+
+        A thread does it, as the main thread handles no signal while it waits in PyTorch for another
+        process; such a script ends ten seconds after the first one.
+        """
+        numbers = []
+        while len(numbers) < 2:
+            self.reader.settimeout(10 if numbers and devices.get_world_size() > 1 else None)
+            try:
+                number = self.reader.recv(1)[0]
+            except TimeoutError:
+                break
+            if number in (signal.SIGINT, signal.SIGTERM):
+                numbers.append(number)
+        for worker in multiprocessing.active_children():
+            worker.kill()
+        self.tell()
+        os._exit(128 + numbers[-1])
 
     def tell(self):
-        """Write the advice to stderr, once; not by print(), which might be what is interrupted."""
-        os.write(2, f"\n[INFO] interrupted: {self.advice}\n".encode() if self.advice else b"")
-        self.advice = ""
+        """Write once to stderr what is saved; not by print(), which may be interrupted itself."""
+        (text, self.saved) = (self.saved, "")
+        if text:
+            os.write(2, f"\n[INFO] interrupted: {text}; {self.advice}\n".encode())
 
     def wait_for_steps(self, model):
         """From now on end the script before the next call of model.
@@ -197,10 +237,15 @@ class Interrupts:
         While worker processes start and stop, Python loses a KeyboardInterrupt, or they die of it.
         """
         self.wait = True
-        model.register_forward_pre_hook(self.raise_after_step)
+        model.register_forward_pre_hook(lambda *args: self.raise_pending())
 
-    def raise_after_step(self, *args):
-        """Raise KeyboardInterrupt if a signal came during the step."""
+    def end_steps(self):
+        """From now on end the script at once again."""
+        self.raise_pending()
+        self.wait = False
+
+    def raise_pending(self):
+        """Raise KeyboardInterrupt if a signal came."""
         if self.signal:
             raise KeyboardInterrupt
 
@@ -208,20 +253,23 @@ class Interrupts:
 interrupts = Interrupts()
 
 
-def stop(line, status):
+def lacks_memory(error):
+    """Return whether error says that there is not enough memory."""
+    return re.search(NO_MEMORY, f"{type(error).__name__}: {error}") is not None
+
+
+def stop(line, status=1):
     """End the script with a line on stderr and an exit status."""
-    print(line, file=sys.stderr)
+    print(f"[ERROR] {line}", file=sys.stderr)
     sys.exit(status)
 
 
-def run(main, advice):
+def run(main):
     """Call main, and end in one line on stderr where the user has to act.
 
     The exit status is that of a UserError, 1 after an error of the file system or a lack of memory,
-    130 after Ctrl-C and 143 after SIGTERM. advice tells what to do after those two;
-    interrupts.advice replaces it as the script goes on.
+    130 after Ctrl-C and 143 after SIGTERM.
     """
-    interrupts.advice = advice
     try:
         check_config()
         devices.init_process_group()
@@ -238,9 +286,7 @@ def run(main, advice):
         if hasattr(signal, "SIGCHLD"):
             # PyTorch raises an error for each worker that torchrun ends along with this process
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        if isinstance(error, BrokenPipeError):
-            # whatever reads the output, as in `| head`, has read enough: end as other commands do
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError) and is_unread(sys.stdout):
             sys.exit(128 + signal.SIGPIPE)
         # an error after a signal: it reached the workers or the other processes first
         if interrupts.signal or isinstance(error, KeyboardInterrupt):
@@ -253,18 +299,32 @@ def run(main, advice):
         stop_with_error(error)
 
 
+def is_unread(stream):
+    """Return whether the reader of stream is gone, as after `| head`; the rest is then dropped."""
+    if not hasattr(select, "poll"):
+        return False
+    poll = select.poll()
+    poll.register(stream.fileno(), 0)
+    isGone = any(event & select.POLLERR for _, event in poll.poll(0))
+    if isGone:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return isGone
+
+
 def stop_with_error(error):
-    """End the script in one line for an error that the user can put right; raise any other."""
-    # in the course of a training, how to continue it
-    advice = f"; {interrupts.advice}" if interrupts.wait else ""
+    """End the script in one line for an error that the user can fix; raise any other."""
+    # in the course of a training, what is saved and how to continue
+    saved = f"; {interrupts.saved}" if interrupts.wait else ""
+    advice = f"{saved}; {interrupts.advice}" if interrupts.wait else ""
     if isinstance(error, UserError):
         # one from a worker process brings its traceback along, before the message
-        line = str(error).rstrip().rpartition("UserError: ")[2]
-        stop(f"[ERROR] {line}{advice}", error.status)
+        stop(str(error).rstrip().rpartition("UserError: ")[2] + advice, error.status)
+    if lacks_memory(error):
+        stop(f"out of memory{saved}; start again with smaller batches or a smaller --image-size")
     for part, line in KNOWN_ERRORS.items():
         if re.search(part, f"{type(error).__name__}: {error}"):
-            stop(f"[ERROR] {line}{advice}", 1)
+            stop(line + advice)
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
-        stop(f"[ERROR] {where}{error.strerror or error}; fix this and run again{advice}", 1)
+        stop(f"{where}{error.strerror or error}; fix this and run again{advice}")
     raise error

@@ -50,7 +50,7 @@ else:
 # start from the ImageNet weights (False: from random ones)
 PRETRAINED = True
 # images in a training batch, per GPU; a CPU or Apple's GPU gets fewer, as 128 take 6 to 17 GiB
-LOCAL_BATCH_SIZE = 128 if DEVICE.type == "cuda" else 32
+LOCAL_BATCH_SIZE = 128 if "cuda" in str(DEVICE) else 32
 # images in an inference batch, per GPU
 PRED_BATCH_SIZE = 4
 # passes over the training images

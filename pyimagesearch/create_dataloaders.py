@@ -1,18 +1,23 @@
 # import the necessary packages
 import math
+import os
 import signal
 import sys
 import warnings
 import zlib
+from collections import Counter
+from functools import partial
 
 import numpy as np
 import torch
+from imutils import paths
 from PIL import Image, ImageOps
 from torch.utils.data import DataLoader, DistributedSampler
 from torchvision import datasets, transforms
+from torchvision.datasets.folder import is_image_file
 
 from . import config, devices
-from .cli import UserError
+from .cli import UserError, lacks_memory
 
 # PIL warns of oddities, such as a broken EXIF tag, in images that it reads all the same
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -62,7 +67,8 @@ def get_dataloader(rootDir, transforms, bs, shuffle=True):
     """
     # create a dataset, and use it to create a data loader
     try:
-        ds = SeededImageFolder(root=rootDir, transform=transforms, loader=load_image)
+        loader = partial(load_image, imageSize=config.IMAGE_SIZE)
+        ds = SeededImageFolder(rootDir, transforms, loader=loader, is_valid_file=is_image)
     except OSError as error:
         reason = str(error.strerror or error).rstrip(".")
         raise UserError(f"{rootDir}: {reason}; run prepare_dataset.py first") from error
@@ -102,7 +108,7 @@ class EpochSampler(DistributedSampler):
     def __iter__(self):
         (epoch, indices) = (self.epoch, super().__iter__())
         self.set_epoch(epoch + 1)
-        # mixed to 32 bits, all that torch's CPU generator takes in
+        # torch's CPU generator uses only 32 bits of a seed
         return ((zlib.crc32(f"{self.seed} {epoch} {i}".encode()), i) for i in indices)
 
 
@@ -130,14 +136,37 @@ def get_classes():
     return sorted({label.split("/")[0] for label in config.CLASSES})
 
 
-def load_image(path):
+def is_image(path):
+    """Return whether the file name of path is that of an image; macOS's ._ files are none."""
+    return is_image_file(path) and not os.path.basename(path).startswith("._")
+
+
+def list_images(rootDir):
+    """Return the sorted paths of the image files under rootDir."""
+    return sorted(os.path.normpath(path) for path in paths.list_files(rootDir) if is_image(path))
+
+
+def tell_others(rootDir):
+    """Say how many files under rootDir are no images, by their endings."""
+    names = [os.path.basename(path) for path in paths.list_files(rootDir) if not is_image(path)]
+    counts = Counter("._*" if n[:2] == "._" else os.path.splitext(n)[1].lower() or n for n in names)
+    if counts:
+        parts = [f"{count} {ending}" for ending, count in counts.most_common()]
+        print(f"[INFO] files in {rootDir} that are no images: {', '.join(parts)}...")
+
+
+def load_image(path, imageSize=None):
     """Return the image file at path as an RGB PIL image, the way up that its EXIF tag says.
 
-    Raises UserError if it cannot be decoded to the end.
+    A JPEG may be decoded at a half, quarter or eighth of its size, as long as its short side keeps
+    3 * imageSize pixels; None keeps all. Transparent parts become white. Raises UserError if the
+    file cannot be decoded to the end.
     """
     try:
         with Image.open(path) as image:
-            image = ImageOps.exif_transpose(image)
+            if imageSize:
+                image.draft(None, (3 * imageSize, 3 * imageSize))
+            ImageOps.exif_transpose(image, in_place=True)
             if image.mode[0] in "IF":
                 # more than 8 bits of grey, of which convert() would cut off what exceeds 255
                 pixels = np.asarray(image, np.float64)
@@ -146,14 +175,17 @@ def load_image(path):
                     white = 65535
                 pixels = (pixels.clip(0, white) * (255 / white)).round()
                 image = Image.fromarray(pixels.astype(np.uint8))
-            if "transparency" in image.info:
-                # straight to RGB, a palette with transparent colours makes PIL warn
+            if image.has_transparency_data:
                 image = image.convert("RGBA")
-            return image.convert("RGB")
-    except MemoryError:
-        raise
+                white = Image.new("RGBA", image.size, "white")
+                image = Image.alpha_composite(white, image)
+            # what has been loaded outlives the open file; convert() would copy an RGB image too
+            image.load()
+            return image if image.mode == "RGB" else image.convert("RGB")
     # a broken file makes PIL raise nearly anything
     except Exception as error:
+        if lacks_memory(error):
+            raise
         raise UserError(
             f"{path}: cannot be read as an image ({error}); replace or remove it"
         ) from error

@@ -17,14 +17,15 @@ from torch.nn.parallel import DistributedDataParallel
 
 from . import config
 
-# Python 3.12 and later warn of what starting workers by fork means, which torch has always done
+# Python 3.12 and later warn about fork in a process with threads, which torch has always done
 warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
 
 
 def init_process_group():
     """Join the processes that torchrun started, if it did; each takes the device of its rank.
 
-    Raises RuntimeError ("invalid device ordinal") if there are more processes than GPUs.
+    Raises UserError if they do not run on one kind of device, and RuntimeError ("invalid device
+    ordinal") if there are more processes than GPUs.
     """
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         if config.DEVICE.type == "cuda" and config.DEVICE.index is not None:
@@ -39,14 +40,26 @@ def init_process_group():
     else:
         config.DEVICE = torch.device("cpu")
         if os.environ.get("OMP_NUM_THREADS") == "1":
-            # torchrun's own choice; the processes of a machine share all of its CPUs
+            # torchrun sets it where the user did not; the processes of a machine share its CPUs
             torch.set_num_threads(share_out(joblib.cpu_count()))
     # torchrun keeps its store over a restart, and in it the addresses of dead processes (torch
-    # 2.15): each start gets a part of its own. Machines may count their restarts differently
+    # 2.15): each start uses a separate prefix. Machines may count their restarts differently
     (store, rank, worldSize) = next(distributed.rendezvous("env://"))
     if os.environ["LOCAL_WORLD_SIZE"] == os.environ["WORLD_SIZE"]:
         store = distributed.PrefixStore(os.environ["TORCHELASTIC_RESTART_COUNT"], store)
+    check_backends(store, rank, worldSize)
     distributed.init_process_group(backend, store=store, rank=rank, world_size=worldSize, **options)
+
+
+def check_backends(store, rank, worldSize):
+    """Raise UserError unless all processes use one kind of device: NCCL and gloo would wait for
+    each other, when one machine's GPU driver is broken."""
+    from .cli import UserError  # which imports this module
+
+    store.set(f"device {rank}", f"{config.DEVICE.type} on {platform.node()}")
+    kinds = {store.get(f"device {other}").decode() for other in range(worldSize)}
+    if len({kind.split()[0] for kind in kinds}) > 1:
+        raise UserError(f"DEVICE is {' and '.join(sorted(kinds))}; make them the same")
 
 
 def destroy_process_group():
@@ -149,7 +162,8 @@ def describe_devices():
         names = [f"CPU ({platform.machine()}, {instructions}, {torch.get_num_threads()} threads)"]
     counts = Counter(sum(all_gather(names), []))
     parts = [f"{count} x {name}" for name, count in counts.items()]
-    return f"{', '.join(parts)}, computing in {compute_dtype(config.DEVICE)}".replace("torch.", "")
+    dtypes = sorted(set(all_gather(str(compute_dtype(config.DEVICE)))))
+    return f"{', '.join(parts)}, computing in {' and '.join(dtypes)}".replace("torch.", "")
 
 
 def parallelize(model):
@@ -174,10 +188,12 @@ def unwrap(model):
 
 
 def sync_buffers(model):
-    """Give all processes the main process's buffers: the statistics of batch normalization."""
+    """Give all processes the main process's statistics of the batch normalization that trains."""
     if distributed.is_initialized():
-        for buffer in model.buffers():
-            distributed.broadcast(buffer, src=0)
+        for module in model.modules():
+            if module.training:
+                for buffer in module.buffers(recurse=False):
+                    distributed.broadcast(buffer, src=0)
 
 
 def memory_format(device):

@@ -8,7 +8,8 @@ from torch.nn.functional import batch_norm
 from torchvision.models import DenseNet121_Weights, densenet121
 
 from . import config, devices
-from .cli import UserError
+from .cli import UserError, is_colour, lacks_memory
+from .create_dataloaders import get_classes
 
 
 class FoodClassifier(nn.Module):
@@ -34,7 +35,7 @@ class FoodClassifier(nn.Module):
 
 
 def label_weights(model, classes):
-    """Have the state dict of model say, in its metadata, what it is trained on.
+    """Store what model is trained on in the metadata of its state dict.
 
     These are the class names in the order of the logits, and config's IMAGE_SIZE, MEAN and STD; a
     file of the state dict keeps them, and load_state_dict() does not see them.
@@ -52,6 +53,23 @@ def label_weights(model, classes):
     model.register_state_dict_post_hook(add_facts)
 
 
+def read_label(state):
+    """Return what label_weights() stored in a state dict: (classes, imageSize, mean, std).
+
+    A state dict without them gets those of config. Raises TypeError if they are something else.
+    """
+    if not isinstance(state, dict):
+        raise TypeError(f"a {type(state).__name__}, and no state dict")
+    facts = getattr(state, "_metadata", {}).get("", {})
+    classes = facts.get("classes", get_classes())
+    imageSize = facts.get("imageSize", config.IMAGE_SIZE)
+    (mean, std) = (facts.get("mean", config.MEAN), facts.get("std", config.STD))
+    areNames = isinstance(classes, list) and all(isinstance(name, str) for name in classes)
+    if not (areNames and isinstance(imageSize, int) and is_colour(mean) and is_colour(std)):
+        raise TypeError("its metadata is not that of a FoodClassifier")
+    return classes, imageSize, mean, std
+
+
 def load_densenet(pretrained):
     """Return DenseNet121 with the ImageNet weights, or with random ones.
 
@@ -64,6 +82,8 @@ def load_densenet(pretrained):
         return densenet121(weights=weights)
     # no network, no room, a corrupt file: each raises something else
     except Exception as error:
+        if lacks_memory(error):
+            raise
         folder = os.path.join(torch.hub.get_dir(), "checkpoints")
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(

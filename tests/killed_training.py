@@ -79,4 +79,4 @@ if __name__ == "__main__":
         kill_before(checkpoint.os, "replace")
     elif moment == "report":
         kill_before(reporting, "save_report")
-    run(train_distributed.main, advice="")
+    run(train_distributed.main)

@@ -103,7 +103,7 @@ def test_killed_at_any_moment_and_resumed_equals_uninterrupted(uninterrupted, tm
         assert not os.path.exists(config.REPORT_PATH)
     run = run_script("train_distributed.py", *FLAGS, "--resume")
     assert run.returncode == 0, run.stderr
-    assert "[INFO] resuming after epoch 4/4...\n" in run.stdout
+    assert "[INFO] resuming after epoch 4...\n" in run.stdout
     assert_same_outcome(tmp_path, uninterrupted)
 
 
@@ -116,7 +116,7 @@ def test_more_epochs_train_on_as_if_they_had_been_asked_for_at_once(uninterrupte
         run = run_script("train_distributed.py", *flags)
         assert run.returncode == 0, run.stderr
     assert (
-        "resuming after epoch 2/4...\n[INFO] training the network...\n[INFO] EPOCH: 3/4\n"
+        "resuming after epoch 2...\n[INFO] training the network...\n[INFO] EPOCH: 3/4\n"
         in run.stdout
     )
     assert_same_outcome(tmp_path, uninterrupted)
@@ -315,7 +315,7 @@ def test_an_interrupted_run_says_which_epoch_is_saved_and_how_to_continue(tinyRu
     train_one_epoch = train_distributed.train_one_epoch
 
     def train_and_note(*args):
-        said.append(cli.interrupts.advice)
+        said.append(f"{cli.interrupts.saved}; {cli.interrupts.advice}")
         return train_one_epoch(*args)
 
     monkeypatch.setattr(train_distributed, "train_one_epoch", train_and_note)
@@ -333,7 +333,7 @@ def test_resume_with_nothing_left_to_train_says_so_and_reports(tinyRun, capsys):
     Path(config.REPORT_PATH).unlink()
     capsys.readouterr()
     tinyRun("--epochs", "1", "--resume")
-    assert "[INFO] no epoch is left to train" in capsys.readouterr().out
+    assert "[INFO] no epoch is left to train, as EPOCHS is 1..." in capsys.readouterr().out
     assert os.path.exists(config.REPORT_PATH)
 
 
@@ -357,10 +357,10 @@ def test_images_that_changed_since_the_checkpoint_are_said(tinyRun, capsys):
     Path("dataset/training/Egg/0.jpg").unlink()
     capsys.readouterr()
     tinyRun("--epochs", "2", "--resume")
-    lines = [line for line in capsys.readouterr().out.splitlines() if "has changed" in line]
+    lines = [line for line in capsys.readouterr().out.splitlines() if "has changed since" in line]
     assert len(lines) == 1
     assert re.fullmatch(
-        r"\[INFO\] dataset.training has changed since the checkpoint: 15 images \(\w{8}\) then, "
+        r"\[INFO\] the training set has changed since the checkpoint: 15 images \(\w{8}\) then, "
         r"14 images \(\w{8}\) now\.\.\.",
         lines[0],
     )
@@ -493,10 +493,10 @@ DIFFERENCES = [
         "rename",
         "CLASSES is ['Bread', 'Egg', 'Soup'] on {0}",
     ),
-    ({}, "rename", "dataset/training is 15 images (*) on {0} and 15 images (*) on {1}"),
-    ({}, "remove", "dataset/validation is 9 images (*) on {0} and 8 images (*) on {1}"),
-    ({}, "replace", "dataset/evaluation is 9 images (*) on {0} and 9 images (*) on {1}"),
-    ({}, "lose", "dataset/training is 15 images (*) on {0} and 0 images (*) on {1}"),
+    ({}, "rename", "the training set is 15 images (*) on {0} and 15 images (*) on {1}"),
+    ({}, "remove", "the validation set is 9 images (*) on {0} and 8 images (*) on {1}"),
+    ({}, "replace", "the test set is 9 images (*) on {0} and 9 images (*) on {1}"),
+    ({}, "lose", "the training set is 15 images (*) on {0} and 0 images (*) on {1}"),
 ]
 
 
@@ -535,7 +535,7 @@ def test_machines_that_disagree_end_with_the_same_line(settings, change, says):
     )
     for run in runs:
         assert run.returncode == 1
-        assert re.match(rf"\[ERROR\] {pattern}", run.stderr)
+        assert re.match(rf"\[ERROR\] .*{pattern}", run.stderr)
         assert run.stderr.count("\n") == 1
     assert lines[0] == lines[1]
     assert not os.path.exists("first/output/checkpoint.pth")
@@ -569,13 +569,28 @@ def test_a_process_whose_partner_is_lost_says_so_in_one_line(lost):
     assert read_forked(processes[lost]).returncode == -signal.SIGKILL
 
 
+def test_a_second_signal_ends_a_process_that_waits_for_another(tmp_path):
+    processes = start_pair(EPOCHS=10000, NUM_WORKERS=1)
+    while not os.path.exists(config.CHECKPOINT_PATH):
+        time.sleep(0.05)
+    os.kill(processes[1].pid, signal.SIGSTOP)
+    time.sleep(0.5)
+    for _ in range(2):
+        os.kill(processes[0].pid, signal.SIGINT)
+        time.sleep(0.2)
+    run = read_forked(processes[0], timeout=5)
+    processes[1].kill()
+    assert run.returncode == 130
+    assert re.fullmatch(r"\n\[INFO\] interrupted: epoch \d+ of 10000 is saved; .*\n", run.stderr)
+
+
 def test_a_diverged_loss_ends_all_processes_together():
     for process in start_pair(STD=[1e-39] * 3):
         run = read_forked(process)
         assert run.returncode == 1
         assert run.stderr == (
-            "[ERROR] training diverged: the loss of epoch 1 is not a number; start again with a "
-            "lower --lr\n"
+            "[ERROR] training diverged: the loss of epoch 1 is not a number; no epoch is saved "
+            "yet; start again with a lower --lr\n"
         )
     assert not os.path.exists(config.CHECKPOINT_PATH)
 
@@ -586,7 +601,7 @@ def test_an_image_that_went_bad_is_named_with_the_way_to_continue(tinyRun, capsy
     argv = ["train_distributed.py", *FLAGS, "--num-workers", "0", "--resume"]
     monkeypatch.setattr("sys.argv", argv)
     with pytest.raises(SystemExit):
-        cli.run(train_distributed.main, advice="")
+        cli.run(train_distributed.main)
     line = capsys.readouterr().err
     assert line.startswith(f"[ERROR] {Path('dataset/training/Egg/0.jpg')}: cannot be read as an ")
     assert "; epoch 1 of 4 is saved; add --resume to continue" in line

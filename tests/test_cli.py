@@ -2,8 +2,10 @@ import os
 import re
 import shutil
 import signal
+import socket
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from conftest import TinyNet, draw_class_folders, draw_food11, draw_image, run_s
 import distributed_inference
 import prepare_dataset
 import train_distributed
-from pyimagesearch import checkpoint, cli, config, food_classifier
+from pyimagesearch import checkpoint, cli, config, devices, food_classifier
 from pyimagesearch.cli import UserError, run
 from pyimagesearch.food_classifier import FoodClassifier
 
@@ -122,12 +124,16 @@ def fail(error):
         (RuntimeError("alloc_cpu.cpp: can't allocate memory: 12"), 1, "[ERROR] out of memory; "),
         (RuntimeError("Caught\nallocate shared memory(shm)"), 1, "[ERROR] /dev/shm is too small"),
         (RuntimeError("Bus error. out of shared memory. "), 1, "[ERROR] /dev/shm is too small"),
-        (KeyboardInterrupt(), 130, "[INFO] interrupted: again"),
+        (
+            KeyboardInterrupt(),
+            130,
+            "[INFO] interrupted: nothing is lost; run the same command again",
+        ),
     ],
 )
 def test_what_the_user_can_put_right_ends_in_one_line(capfd, error, status, line):
     with pytest.raises(SystemExit) as stop:
-        run(lambda: fail(error), advice="again")
+        run(lambda: fail(error))
     assert stop.value.code == status
     stderr = capfd.readouterr().err.strip("\n")
     assert stderr.startswith(line)
@@ -137,7 +143,7 @@ def test_what_the_user_can_put_right_ends_in_one_line(capfd, error, status, line
 @pytest.mark.parametrize("defect", [ZeroDivisionError, RuntimeError])
 def test_a_defect_of_the_program_keeps_its_traceback(defect):
     with pytest.raises(defect):
-        run(lambda: fail(defect("a defect")), advice="")
+        run(lambda: fail(defect("a defect")))
 
 
 @pytest.mark.parametrize(
@@ -151,21 +157,51 @@ def test_config_is_checked_without_a_context_on_the_gpu(monkeypatch, device, isT
     assert cli.is_device(torch.device(device)) == isThere
 
 
-def test_the_first_signal_waits_for_the_end_of_a_step_and_the_second_does_not(monkeypatch, capfd):
+def test_config_is_taken_where_its_meaning_is_plain(monkeypatch):
+    monkeypatch.setenv("HOME", os.path.abspath("home"))
+    (config.DEVICE, config.CLASSES) = ("cpu", [" Bread", "Noodles/Pasta ", "Egg"])
+    (config.DATA_PATH, config.TRAIN) = ("~/photos", os.path.join("~", "dataset", "training"))
+    cli.check_config()
+    assert config.DEVICE == torch.device("cpu")
+    assert config.CLASSES == ["Bread", "Noodles/Pasta", "Egg"]
+    assert config.DATA_PATH == os.path.join(os.path.abspath("home"), "photos")
+    assert config.TRAIN == os.path.join(os.path.abspath("home"), "dataset", "training")
+
+
+def test_the_first_signal_waits_for_the_end_of_a_step():
     interrupts = cli.Interrupts()
-    interrupts.advice = "epoch 1 is saved"
-    model = TinyNet()
-    x = torch.zeros(1, 3, 8, 8)
+    (model, x) = (TinyNet(), torch.zeros(1, 3, 8, 8))
     interrupts.wait_for_steps(model)
     model(x)
     interrupts.handle(signal.SIGTERM, None)
     with pytest.raises(KeyboardInterrupt):
         model(x)
+    with pytest.raises(KeyboardInterrupt):
+        interrupts.end_steps()
+
+
+@pytest.mark.parametrize(("numbers", "worldSize"), [([2, 15], 1), ([17, 2], 2)])
+def test_a_second_signal_or_ten_seconds_in_a_lost_collective_end_the_script(
+    monkeypatch, capfd, numbers, worldSize
+):
+    monkeypatch.setattr(devices, "get_world_size", lambda: worldSize)
     ended = []
     monkeypatch.setattr(os, "_exit", ended.append)
-    interrupts.handle(signal.SIGINT, None)
-    assert ended == [130]
-    assert capfd.readouterr().err == "\n[INFO] interrupted: epoch 1 is saved\n"
+    interrupts = cli.Interrupts()
+    (reader, writer) = socket.socketpair()
+    waits = []
+    interrupts.reader = SimpleNamespace(
+        recv=reader.recv,
+        settimeout=lambda seconds: (waits.append(seconds), reader.settimeout(seconds and 0.1)),
+    )
+    with reader, writer:
+        writer.send(bytes(numbers))
+        interrupts.watch()
+    # other signals do not count
+    assert ended == [128 + numbers[-1]]
+    assert waits == ([None, None] if worldSize == 1 else [None, None, 10])
+    err = capfd.readouterr().err
+    assert err == "\n[INFO] interrupted: nothing is lost; run the same command again\n"
 
 
 def test_a_signal_acts_at_once_where_no_training_runs():
@@ -213,6 +249,12 @@ def damage_imagenet_weights():
     write(folder / "densenet121-a639ec97.pth", "half a download")
 
 
+def save_odd_weights():
+    state = FoodClassifier(TinyNet(), 3).state_dict()
+    state._metadata[""]["imageSize"] = "224px"
+    torch.save(state, config.MODEL_PATH)
+
+
 def finish_training(**settings):
     """Leave the checkpoint of a training that had other settings."""
     for name, value in settings.items():
@@ -235,7 +277,7 @@ def call(script, flags):
         patch.setattr("sys.argv", [script, *flags.split()])
         patch.setattr(cli, "interrupts", cli.Interrupts())
         try:
-            run(module.main, advice="again")
+            run(module.main)
         except SystemExit as stop:
             return stop.code
     return 0
@@ -300,7 +342,7 @@ BAD_INPUTS = [
         PREPARE,
         "",
         lambda: draw_image(Path("Food-11/training/Pizza/0.jpg"), 0),
-        "Food-11/training/Pizza/0.jpg: the folder 'Pizza' is not in CLASSES",
+        "Food-11/training/Pizza/0.jpg: the folder is not in CLASSES of config.py",
         1,
     ),
     (
@@ -324,7 +366,7 @@ BAD_INPUTS = [
         PREPARE,
         "",
         lambda: draw_image(Path("dataset/training/Pizza/0_7.jpg"), 0),
-        "dataset/training/Pizza: holds 1 images that Food-11/training does not",
+        "dataset/training/Pizza: holds 1 images that do not belong there by now, 0_7.jpg for one",
         1,
     ),
     ("dataset is a file", PREPARE, "", lambda: replace_folder("dataset"), "dataset", 1),
@@ -437,7 +479,14 @@ BAD_INPUTS = [
         os.path.join("hub", "checkpoints"),
         1,
     ),
-    ("output is a file", TRAINING, TRAIN, lambda: replace_folder("output"), "output: not a", 1),
+    (
+        "output is a file",
+        TRAINING,
+        TRAIN,
+        lambda: replace_folder("output"),
+        "output: cannot write",
+        1,
+    ),
     (
         "a loss that is not a number",
         TRAINING,
@@ -459,13 +508,13 @@ BAD_INPUTS = [
     ("PRETRAINED 1", TRAINING, "", lambda: setattr(config, "PRETRAINED", 1), "PRETRAINED in", 1),
     ("CLASSES as text", PREPARE, "", lambda: setattr(config, "CLASSES", "Egg"), "CLASSES in", 1),
     ("a label that leads elsewhere", PREPARE, "", lambda: config.CLASSES.append("../x"), "CLAS", 1),
-    ("DEVICE as text", TRAINING, "", lambda: setattr(config, "DEVICE", "cuda"), "DEVICE in", 1),
+    ("DEVICE as text", TRAINING, "", lambda: setattr(config, "DEVICE", "gpu"), "DEVICE in", 1),
     (
         "a GPU that is not there",
         TRAINING,
         "",
         lambda: setattr(config, "DEVICE", torch.device("cuda:99")),
-        "DEVICE in config.py must be a torch.device that this machine has",
+        "DEVICE in config.py must be a device that this machine has",
         1,
     ),
     ("two channels", TRAINING, "", lambda: setattr(config, "MEAN", [0.5, 0.5]), "MEAN in", 1),
@@ -494,7 +543,7 @@ BAD_INPUTS = [
         INFERENCE,
         "",
         lambda: checkpoint.save_state(FoodClassifier(TinyNet(), 4).state_dict(), config.MODEL_PATH),
-        "the weights know 4 classes, and CLASSES in config.py has 3 classes: Bread, Egg, Soup",
+        "the weights know 4 classes without their names, and CLASSES in config.py has 3 classes: B",
         1,
     ),
     (
@@ -502,6 +551,22 @@ BAD_INPUTS = [
         INFERENCE,
         "",
         lambda: torch.save([1, 2], config.MODEL_PATH),
+        "output/food_classifier.pth: not the weights",
+        1,
+    ),
+    (
+        "weights with other metadata",
+        INFERENCE,
+        "",
+        save_odd_weights,
+        "its metadata is not that of a FoodClassifier",
+        1,
+    ),
+    (
+        "a tensor as weights",
+        INFERENCE,
+        "",
+        lambda: torch.save(torch.tensor(1.0), config.MODEL_PATH),
         "output/food_classifier.pth: not the weights",
         1,
     ),

@@ -182,13 +182,10 @@ def test_get_classes_names_and_orders_as_image_folder_does():
 def test_load_image_reads_every_mode_as_the_same_rgb():
     grey = np.arange(0, 256, 8, dtype=np.uint8).repeat(32).reshape(32, 32)
     image = Image.fromarray(grey)
-    transparent = image.convert("P")
-    transparent.info["transparency"] = bytes(256)
     for name, variant in {
         "grey 1.PNG": image,
         "rgba.png": image.convert("RGBA"),
         "palette.png": image.convert("P"),
-        "transparent.png": transparent,
         "sixteen.png": Image.fromarray(grey.astype(np.uint16) * 257),
         "sixteen.tif": Image.fromarray(grey.astype(np.uint16) * 257),
         "long.tif": Image.fromarray(grey.astype(np.int32)),
@@ -200,6 +197,42 @@ def test_load_image_reads_every_mode_as_the_same_rgb():
         loaded = load_image(name)
         assert loaded.mode == "RGB", name
         assert np.abs(np.asarray(loaded)[:, :, 0].astype(int) - grey).max() <= 1, name
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_load_image_puts_transparent_parts_on_white(mode):
+    image = Image.new("RGBA", (4, 4), (200, 0, 0, 255))
+    image.putpixel((1, 2), (200, 0, 0, 0))
+    image.convert(mode).save("part.png")
+    loaded = load_image("part.png")
+    assert loaded.mode == "RGB"
+    assert loaded.getpixel((1, 2)) == (255, 255, 255)
+    assert loaded.getpixel((0, 0)) != (255, 255, 255)
+
+
+@pytest.mark.parametrize(
+    ("size", "imageSize", "expected"),
+    [
+        # a phone's picture, at a quarter; its short side keeps 3 * 224 pixels
+        ((4032, 3024), 224, (1008, 756)),
+        ((1343, 2000), 224, (1343, 2000)),
+        ((1344, 2000), 224, (672, 1000)),
+        ((512, 384), 224, (512, 384)),
+        ((4032, 3024), None, (4032, 3024)),
+    ],
+)
+def test_a_large_jpeg_is_decoded_at_a_reduced_scale(size, imageSize, expected):
+    Image.new("RGB", size, "red").save("large.jpg")
+    assert load_image("large.jpg", imageSize).size == expected
+
+
+def test_the_loader_reads_large_photographs_at_the_scale_of_image_size():
+    for name in ("Bread", "Egg"):
+        draw_image(Path("dataset/training", name, "0.jpg"), 3, size=(1600, 1200))
+    for imageSize, expected in ((64, (400, 300)), (200, (800, 600))):
+        config.IMAGE_SIZE = imageSize
+        (ds, _) = get_dataloader(config.TRAIN, None, bs=1)
+        assert ds[0][0].size == expected
 
 
 def test_load_image_turns_a_photograph_upright():

@@ -11,6 +11,7 @@ from conftest import CLASSES, PROJECT, TinyNet, draw_class_folders
 from torch import nn
 
 from pyimagesearch import checkpoint, config, create_dataloaders, devices
+from pyimagesearch.cli import UserError
 from pyimagesearch.food_classifier import FoodClassifier
 from train_distributed import evaluate
 
@@ -71,6 +72,17 @@ def test_a_gpu_of_its_own_is_made_the_current_one(monkeypatch):
         config.DEVICE = torch.device(name)
         devices.init_process_group()
     assert chosen == [torch.device("cuda:1")]
+
+
+def test_processes_on_other_kinds_of_devices_end_at_once(monkeypatch):
+    monkeypatch.setattr(devices.platform, "node", lambda: "second")
+    store = torch.distributed.HashStore()
+    store.set("device 0", "cuda on first")
+    config.DEVICE = torch.device("cpu")
+    with pytest.raises(UserError, match="^DEVICE is cpu on second and cuda on first; make them "):
+        devices.check_backends(store, 1, 2)
+    store.set("device 0", "cpu on first")
+    devices.check_backends(store, 1, 2)
 
 
 def test_channels_come_last_on_cpu_and_cuda_alone():
@@ -163,7 +175,7 @@ def test_torchrun_trains_prints_once_counts_each_image_once_and_survives_a_kill(
     assert re.findall(r"EPOCH: (\d)/3", run.stdout) == ["1", "2", "3"]
     assert run.stdout.count("[INFO] using a batch size of 10...") == 2
     assert "[INFO] running on 2 x CPU (" in run.stdout
-    assert "[INFO] resuming after epoch 1/3..." in run.stdout
+    assert "[INFO] resuming after epoch 1..." in run.stdout
     assert re.search(r"accuracy +[01]\.\d\d +5\n", Path(config.REPORT_PATH).read_text())
     # in one process, the weights are those of the plain model
     state = checkpoint.load_state(config.MODEL_PATH)

@@ -103,7 +103,8 @@ def test_files_and_folders_are_classified_with_no_data_set_there(
     assert len(pictures) == 32
     for picture, path in zip(pictures, paths, strict=False):
         assert picture == create_dataloaders.load_image(path)
-    assert titles == [f"{os.path.basename(path)}\nPredicted: Egg 0.84" for path in paths]
+    guesses = "Egg 0.84\nSoup 0.11\nBread 0.04"
+    assert titles == [f"{os.path.basename(path)}\n{guesses}" for path in paths]
     assert hits is None
 
 
@@ -169,6 +170,51 @@ def test_weights_that_know_nothing_take_what_config_says(shown, monkeypatch, cap
     infer(monkeypatch, "lunch.jpg")
     # CLASSES as ImageFolder sorts them: Bread, Egg, Soup
     assert "lunch.jpg: Egg 0.84, Soup 0.11, Bread 0.04" in capsys.readouterr().out
+
+
+def test_an_unreadable_photograph_is_named_and_the_others_are_classified(
+    shown, monkeypatch, capsys
+):
+    for name in ("a.jpg", "c.webp", "._d.jpg"):
+        draw_image(Path("holiday", name), 3)
+    for name in ("b.jpg", "notes.txt", "e.HEIC"):
+        Path("holiday", name).write_text("no image")
+    with pytest.raises(UserError, match="^1 of 3 photographs were left out: holiday.b.jpg: cannot"):
+        infer(monkeypatch, "holiday", "--pred-batch-size", "1")
+    out = capsys.readouterr().out.replace(os.sep, "/")
+    assert re.findall(r"^holiday/(\w.\w+): Egg 0.84", out, re.M) == ["a.jpg", "c.webp"]
+    assert "[INFO] left out: holiday/b.jpg: cannot be read as an image" in out
+    assert "[INFO] files in holiday that are no images: 1 ._*, 1 .heic, 1 .txt..." in out
+    ((pictures, _, _),) = shown
+    assert len(pictures) == 2
+
+
+def test_nothing_is_shown_where_no_photograph_can_be_read(shown, monkeypatch):
+    Path("a.jpg").write_text("no image")
+    with pytest.raises(UserError, match="^1 of 1 photographs were left out: a.jpg: cannot"):
+        infer(monkeypatch, "a.jpg")
+    assert not shown
+    assert not os.path.exists(config.RESULTS_PATH)
+
+
+def test_photographs_are_shown_in_their_own_proportions(shown, monkeypatch):
+    draw_image(Path("panorama.jpg"), 3, size=(1200, 300))
+    draw_image(Path("portrait.jpg"), 3, size=(30, 40))
+    infer(monkeypatch, "panorama.jpg", "portrait.jpg")
+    ((pictures, _, _),) = shown
+    assert [picture.size for picture in pictures] == [(512, 128), (30, 40)]
+
+
+def test_the_batch_is_another_one_each_time_and_its_seed_is_printed(shown, monkeypatch, capsys):
+    draw_class_folders(Path("dataset"), counts=(1, 1, 40))
+    for _ in range(2):
+        infer(monkeypatch)
+    seeds = re.findall(r"seed of the test batch: (\d+)\.\.\.", capsys.readouterr().out)
+    infer(monkeypatch, "--seed", seeds[0])
+    (first, other, again) = (np.stack(pictures) for pictures, *_ in shown)
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+    assert "[INFO] predicted right: " in capsys.readouterr().out
 
 
 def test_several_processes_are_refused(shown, monkeypatch):

@@ -25,12 +25,18 @@ def tree(root):
 
 def test_prints_its_lines_and_no_warning(finishedRun):
     (_, (prepare, _, _)) = finishedRun
-    expected = "[INFO] copying images...\n"
+    # draw_food11 draws the same images in each split
+    expected = "[INFO] 22 images are in two splits or more, so the report will flatter...\n"
+    expected += "[INFO] copying images...\n"
     for split, count in (("training", 33), ("validation", 22), ("evaluation", 22)):
         expected += f"[INFO] total images found: {count}...\n"
         path = os.path.join("dataset", split)
         expected += f"[INFO] total images copied to {path}: {count}...\n"
-    assert prepare.stdout == expected
+    assert prepare.stdout.startswith(expected)
+    table = [line.split() for line in prepare.stdout.removeprefix(expected).splitlines()]
+    assert table[0] == ["training", "validation", "evaluation"]
+    assert table[1:-1] == [[label, "3", "2", "2"] for label in config.CLASSES]
+    assert table[-1] == ["total", "33", "22", "22"]
     # nothing but progress bars
     assert re.sub(r"[^\r\n]*\d+%\|[^\r\n]*|[\r\n ]", "", prepare.stderr) == ""
 
@@ -122,8 +128,8 @@ def test_all_problems_are_listed_together_and_nothing_is_copied(capsys):
     for line, words in zip(
         lines,
         [
-            f"{Path('Food-11/training')}{os.sep}0_0.jpg: cannot be read as an image",
             f"{Path('Food-11/validation')}{os.sep}lunch.jpg: the name does not begin with",
+            f"{Path('Food-11/training')}{os.sep}0_0.jpg: cannot be read as an image",
             f"{Path('dataset/training/Pizza')}: holds 1 images",
             f"{Path('Food-11/evaluation')}: no image of class 4, Fried_food",
         ],
@@ -202,13 +208,89 @@ def test_images_of_every_kind_are_no_trouble(capsys):
     assert {image.mode for image, _ in ds} == {"RGB"}
 
 
-def test_pictures_in_other_formats_are_counted(capsys):
+def test_files_that_are_no_images_are_counted_by_their_endings(capsys):
     draw_food11(Path("Food-11"))
-    for name in ("0_7.webp", "0_8.HEIC", "note.txt"):
-        Path("Food-11/validation", name).write_text("")
+    folder = Path("Food-11/validation")
+    draw_image(folder / "0_7.webp", 0)
+    draw_image(folder / "._0_0.jpg", 0)
+    for name in ("0_8.HEIC", "1_8.heic", "note.txt"):
+        (folder / name).write_text("")
     prepare()
-    folder = os.path.join("Food-11", "validation")
-    assert f"[INFO] 2 pictures in {folder} passed over (" in capsys.readouterr().out
+    line = f"[INFO] files in {folder} that are no images: 2 .heic, 1 ._*, 1 .txt..."
+    assert sorted(line) in [sorted(line) for line in capsys.readouterr().out.splitlines()]
+    names = {path.name for path in Path("dataset/validation").rglob("*.*")}
+    assert "0_7.webp" in names
+    assert len(names) == 23
+
+
+def draw_photos(counts):
+    """Draw photographs in plain class folders; counts: {class name: number}."""
+    for index, (name, count) in enumerate(counts.items()):
+        for number in range(count):
+            draw_image(Path("photos", name, f"{number}.jpg"), index, seed=100 * index + number)
+    (config.DATA_PATH, config.CLASSES) = ("photos", list(counts))
+
+
+def test_class_folders_are_split_the_same_on_every_run(capsys):
+    draw_photos({"pizza": 20, "salad": 3, "soup": 7})
+    prepare()
+    table = [line.split() for line in capsys.readouterr().out.splitlines()[-4:]]
+    assert table == [
+        ["pizza", "14", "3", "3"],
+        ["salad", "1", "1", "1"],
+        ["soup", "5", "1", "1"],
+        ["total", "20", "5", "5"],
+    ]
+    before = tree("dataset")
+    assert sorted(file[0] for file in before.values()) == sorted(
+        file[0] for file in tree("photos").values()
+    )
+    prepare()
+    assert tree("dataset") == before
+    shutil.rmtree("dataset")
+    prepare("--seed", "7")
+    assert set(tree("dataset")) != set(before)
+
+
+def test_photographs_that_were_added_or_moved_are_met_with_the_way_to_go_on():
+    draw_photos({"pizza": 20, "salad": 20})
+    prepare()
+    os.rename("photos/pizza/0.jpg", "photos/salad/20.jpg")
+    with pytest.raises(
+        UserError, match=r"\.jpg for one; .* remove dataset and run this script again"
+    ):
+        prepare()
+    shutil.rmtree("dataset")
+    prepare()
+    assert len(tree("dataset")) == 40
+
+
+def test_a_class_of_too_few_photographs_to_split_is_named():
+    draw_photos({"pizza": 20, "salad": 2})
+    with pytest.raises(UserError, match="photos: no image of class 1, salad, for dataset.training"):
+        prepare()
+
+
+def test_one_cause_is_one_line(capsys):
+    draw_food11(Path("Food-11"), counts={"training": 6, "validation": 6, "evaluation": 6})
+    # a missing comma
+    config.CLASSES[2:4] = ["DessertEgg"]
+    with pytest.raises(UserError, match="nothing was copied; problems listed above: 3"):
+        prepare()
+    lines = [line for line in capsys.readouterr().out.splitlines() if "6 images" in line]
+    assert len(lines) == 3
+    assert re.match(r"Food-11.training: 6 images, 10_0\.jpg for one: the name does not", lines[0])
+
+
+def test_copies_of_an_image_in_two_splits_are_counted(capsys):
+    draw_photos({"pizza": 20, "salad": 20})
+    prepare()
+    assert "two splits" not in capsys.readouterr().out
+    shutil.rmtree("dataset")
+    for number in range(10):
+        shutil.copy("photos/pizza/0.jpg", f"photos/pizza/copy{number}.jpg")
+    prepare()
+    assert "[INFO] 1 images are in two splits or more" in capsys.readouterr().out
 
 
 def test_sample_never_touches_a_data_path_that_exists():
