@@ -213,7 +213,7 @@ def compare_speed(imagePaths, bs, count, rounds, folder):
         epochs.append(measure(ours.train, train[1]))
         ratios.append(perImage * count / epochs[-1])
     rate = f"{count / statistics.median(epochs):.1f}"
-    print_row("epoch from of the rate in memory", "", rate, "images/s", ratios)
+    print_row("epoch from files, of the rate in memory", "", rate, "images/s", ratios)
 
     for factor in (2, 4):
         link_images(imagePaths, factor * count, folder / f"{factor}x")
