@@ -32,7 +32,9 @@ SETTINGS = {
 }
 
 # parts of the messages of PyTorch and the system, and what to tell the user
-NO_MEMORY = "out of memory|an't allocate memory|annot allocate|not enough memory|MemoryError|Killed"
+NO_MEMORY = (
+    "signal: Killed|out of memory|an't allocate memory|annot allocate|not enough memory|MemoryError"
+)
 KNOWN_ERRORS = {
     "Too many open files|ancdata": "too many open files; raise the limit (ulimit -n 4096), or use "
     "a smaller --num-workers",
