@@ -86,7 +86,7 @@ def get_dataloader(rootDir, transforms, bs, shuffle=True):
         batch_size=bs,
         sampler=sampler,
         num_workers=numWorkers,
-        worker_init_fn=ignore_interrupt,
+        worker_init_fn=leave_to_script,
         # keep the workers between epochs: forking new ones takes 2 to 4 s on a CPU
         persistent_workers=numWorkers > 0,
         # fork needs no main guard and starts at once; the default on Linux until Python 3.14
@@ -126,9 +126,11 @@ class SeededImageFolder(datasets.ImageFolder):
             return super().__getitem__(index)
 
 
-def ignore_interrupt(workerId):
-    """Leave Ctrl-C to the script, which ends its workers."""
+def leave_to_script(workerId):
+    """Leave Ctrl-C and errors to the script, which ends its workers and says why."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # else the thread of multiprocessing that passes tensors on prints its own traceback
+    sys.excepthook = lambda *error: None
 
 
 def get_classes():

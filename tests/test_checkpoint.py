@@ -615,19 +615,15 @@ def test_the_time_taken_is_right_when_the_clock_is_set_back(tinyRun, capsys, mon
     assert 0 < float(taken) < 60
 
 
-def test_few_open_files_suffice_and_too_few_are_said():
+def test_the_workers_of_training_end_before_those_of_the_test_set_start():
     draw_class_folders(Path("dataset"))
     settings = {"IMAGE_SIZE": 64, "EPOCHS": 1, "LOCAL_BATCH_SIZE": 2, "PRETRAINED": False}
-    for limit, numWorkers, status in ((110, 2, 0), (40, 2, 1)):
-        process = start_forked(
-            "train_distributed.py",
-            env={"OPEN_FILES": str(limit)},
-            settings=settings | {"NUM_WORKERS": numWorkers},
-        )
-        result = read_forked(process)
-        assert result.returncode == status, result.stderr
-    assert result.stderr.startswith("[ERROR] too many open files; raise the limit (ulimit -n ")
-    assert "--num-workers" in result.stderr
+    # 32 open files suffice; with all workers at once 40 would be needed
+    process = start_forked(
+        "train_distributed.py", env={"OPEN_FILES": "36"}, settings=settings | {"NUM_WORKERS": 2}
+    )
+    run = read_forked(process)
+    assert (run.returncode, run.stderr) == (0, "")
 
 
 def test_output_that_nobody_reads_is_no_error(tmp_path):
