@@ -7,6 +7,7 @@
 import filecmp
 import hashlib
 import os
+import re
 import shutil
 import zlib
 from collections import Counter, defaultdict
@@ -105,16 +106,19 @@ def find_targets(labels, destiDir):
 
 
 def group_problems(bad):
-    """Return a line for each folder and each thing that is wrong in it; bad: {imagePath: what}."""
+    """Return a line for each folder and kind of problem; bad: {imagePath: what is wrong}."""
     groups = defaultdict(list)
     for path, text in bad.items():
-        groups[os.path.dirname(path), text].append(path)
-    return [
-        f"{found[0]}: {text}"
-        if len(found) == 1
-        else f"{folder}: {len(found)} images, {os.path.basename(found[0])} for one: {text}"
-        for (folder, text), found in groups.items()
-    ]
+        # what stands in parentheses differs from image to image
+        kind = re.sub(r" \(.*\)", "", text, flags=re.DOTALL)
+        groups[os.path.dirname(path), kind].append(path)
+    lines = []
+    for (folder, _), found in groups.items():
+        where = found[0]
+        if len(found) > 1:
+            where = f"{folder}: {len(found)} images, such as {os.path.basename(found[0])}"
+        lines.append(f"{where}: {bad[found[0]]}")
+    return lines
 
 
 def check_labels():
@@ -162,16 +166,20 @@ def split_classes(labels):
 def check_split(rootDir, destiDir, targets):
     """Return a list of what is wrong with one split, and with what is already in its
     destination; targets: {imagePath: destiPath}."""
-    (seen, problems) = ({}, [])
+    (seen, clashes) = ({}, {})
     for imagePath, destiPath in targets.items():
         # some file systems do not tell a.jpg from A.JPG
         other = seen.setdefault(destiPath.lower(), imagePath)
         if other != imagePath:
-            problems.append(f"{imagePath}: would replace {other}; rename one")
+            clashes[imagePath] = f"has the name and class of another image ({other}); rename one"
+    problems = group_problems(clashes)
     folders = {os.path.dirname(destiPath) for destiPath in targets.values()}
     for index, label in enumerate(config.CLASSES):
         if os.path.normpath(os.path.join(destiDir, label)) not in folders:
-            problems.append(f"{rootDir}: no image of class {index}, {label}, for {destiDir}")
+            problems.append(
+                f"{rootDir}: no image of class {index}, {label}, for {destiDir}; add one: each "
+                "class needs an image in each of the three splits"
+            )
     # leftovers of an earlier data set would be trained on, as ImageFolder takes all that it finds
     expected = set(targets.values())
     leftovers = defaultdict(list)
@@ -180,8 +188,8 @@ def check_split(rootDir, destiDir, targets):
             leftovers[os.path.dirname(path)].append(os.path.basename(path))
     for folder, names in leftovers.items():
         problems.append(
-            f"{folder}: holds {len(names)} images that do not belong there by now, {names[0]} for "
-            f"one; remove them, or remove {config.BASE_PATH} and run this script again"
+            f"{folder}: holds images of an earlier data set ({len(names)}, such as {names[0]}); "
+            f"remove the folder {config.BASE_PATH} and run this script again"
         )
     return problems
 
@@ -230,7 +238,8 @@ def check_dataset(skipBad):
         problems += check_split(rootDir, destiDir, targets)
         splits.append((rootDir, destiDir, targets))
     if skipBad:
-        print(*(f"[INFO] left out: {line}" for line in group_problems(bad)), sep="\n")
+        for line in group_problems(bad):
+            print(f"[INFO] left out: {line}")
         print(f"[INFO] total images left out: {len(bad)}...")
     else:
         problems = [*group_problems(bad), *problems]
@@ -250,7 +259,7 @@ def tell_copies(digests):
     counts = Counter(digest for part in digests for digest in part)
     copies = sum(count > 1 for count in counts.values())
     if copies:
-        print(f"[INFO] {copies} images are in two splits or more, so the report will flatter...")
+        print(f"[INFO] images in two splits or more: {copies}; the report will flatter...")
 
 
 def tell_totals(splits):

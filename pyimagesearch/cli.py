@@ -118,7 +118,10 @@ def check_config():
         config.CLASSES = [label.strip() for label in config.CLASSES]
     for name in dir(config):
         if name.endswith("_PATH") or name in ("TRAIN", "VAL", "TEST"):
-            setattr(config, name, os.path.expanduser(getattr(config, name)))
+            path = getattr(config, name)
+            if not isinstance(path, (str, os.PathLike)):
+                raise UserError(f"{name} in config.py must be a path, not {path!r}")
+            setattr(config, name, os.path.expanduser(path))
     for name in SETTINGS:
         try:
             setattr(config, name, read_setting(name, str(getattr(config, name))))

@@ -26,7 +26,7 @@ def tree(root):
 def test_prints_its_lines_and_no_warning(finishedRun):
     (_, (prepare, _, _)) = finishedRun
     # draw_food11 draws the same images in each split
-    expected = "[INFO] 22 images are in two splits or more, so the report will flatter...\n"
+    expected = "[INFO] images in two splits or more: 22; the report will flatter...\n"
     expected += "[INFO] copying images...\n"
     for split, count in (("training", 33), ("validation", 22), ("evaluation", 22)):
         expected += f"[INFO] total images found: {count}...\n"
@@ -130,7 +130,7 @@ def test_all_problems_are_listed_together_and_nothing_is_copied(capsys):
         [
             f"{Path('Food-11/validation')}{os.sep}lunch.jpg: the name does not begin with",
             f"{Path('Food-11/training')}{os.sep}0_0.jpg: cannot be read as an image",
-            f"{Path('dataset/training/Pizza')}: holds 1 images",
+            f"{Path('dataset/training/Pizza')}: holds images of an earlier data set (1, such",
             f"{Path('Food-11/evaluation')}: no image of class 4, Fried_food",
         ],
         strict=True,
@@ -147,6 +147,7 @@ def test_skip_bad_leaves_the_bad_images_out_lists_them_and_copies_the_rest(capsy
     out = capsys.readouterr().out
     assert out.count("[INFO] left out: ") == 2
     assert "[INFO] total images left out: 2...\n" in out
+    assert "\n\n" not in out
     copied = {name.split(os.sep)[-1] for name in tree("dataset/training")}
     assert copied == set(tree("Food-11/training")) - {"0_0.jpg"}
     assert len(tree("dataset/validation")) == 22
@@ -256,10 +257,12 @@ def test_photographs_that_were_added_or_moved_are_met_with_the_way_to_go_on():
     draw_photos({"pizza": 20, "salad": 20})
     prepare()
     os.rename("photos/pizza/0.jpg", "photos/salad/20.jpg")
-    with pytest.raises(
-        UserError, match=r"\.jpg for one; .* remove dataset and run this script again"
-    ):
+    with pytest.raises(UserError) as caught:
         prepare()
+    assert re.search(
+        r"dataset.\w+.pizza: holds .* earlier data set \(1, such as ", str(caught.value)
+    )
+    assert "; remove the folder dataset and run this script again" in str(caught.value)
     shutil.rmtree("dataset")
     prepare()
     assert len(tree("dataset")) == 40
@@ -267,7 +270,8 @@ def test_photographs_that_were_added_or_moved_are_met_with_the_way_to_go_on():
 
 def test_a_class_of_too_few_photographs_to_split_is_named():
     draw_photos({"pizza": 20, "salad": 2})
-    with pytest.raises(UserError, match="photos: no image of class 1, salad, for dataset.training"):
+    line = "photos: no image of class 1, salad, for dataset.training; add one: each class needs an "
+    with pytest.raises(UserError, match=line):
         prepare()
 
 
@@ -277,9 +281,32 @@ def test_one_cause_is_one_line(capsys):
     config.CLASSES[2:4] = ["DessertEgg"]
     with pytest.raises(UserError, match="nothing was copied; problems listed above: 3"):
         prepare()
-    lines = [line for line in capsys.readouterr().out.splitlines() if "6 images" in line]
+    out = capsys.readouterr().out
+    lines = [line for line in out.splitlines() if "6 images" in line]
     assert len(lines) == 3
-    assert re.match(r"Food-11.training: 6 images, 10_0\.jpg for one: the name does not", lines[0])
+    assert re.match(r"Food-11.training: 6 images, such as 10_0\.jpg: the name does not", lines[0])
+
+
+def test_unreadable_images_of_a_folder_are_one_line(capsys):
+    draw_food11(Path("Food-11"), counts={"training": 3, "validation": 1, "evaluation": 1})
+    for index in range(3):
+        # each is truncated by another number of bytes, which the reason tells
+        path = Path(f"Food-11/training/{index}_0.jpg")
+        path.write_bytes(path.read_bytes()[: -40 - index])
+        Path(f"Food-11/training/{index}_1.jpg").write_text("no image")
+    with pytest.raises(UserError, match="nothing was copied; problems listed above: 1"):
+        prepare()
+    line = (
+        r"Food-11.training: 6 images, such as 0_0\.jpg: cannot be read as an image \(.+\); replace"
+    )
+    assert re.match(line, capsys.readouterr().out)
+    prepare("--skip-bad")
+    assert capsys.readouterr().out.count("[INFO] left out: ") == 1
+    shutil.rmtree("dataset")
+    for path in Path("Food-11/training").glob("[012]_[01].jpg"):
+        path.unlink()
+    prepare("--skip-bad")
+    assert capsys.readouterr().out.startswith("[INFO] total images left out: 0...\n")
 
 
 def test_copies_of_an_image_in_two_splits_are_counted(capsys):
@@ -290,7 +317,7 @@ def test_copies_of_an_image_in_two_splits_are_counted(capsys):
     for number in range(10):
         shutil.copy("photos/pizza/0.jpg", f"photos/pizza/copy{number}.jpg")
     prepare()
-    assert "[INFO] 1 images are in two splits or more" in capsys.readouterr().out
+    assert "[INFO] images in two splits or more: 1; " in capsys.readouterr().out
 
 
 def test_sample_never_touches_a_data_path_that_exists():
