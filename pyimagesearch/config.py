@@ -3,6 +3,7 @@
 
 # import the necessary packages
 import os
+import sys
 
 import joblib
 import torch
@@ -60,8 +61,8 @@ LR = 0.0001
 # fixes the weights drawn at random, the order of the images and their augmentation
 SEED = 42
 # processes that load images: one per CPU that this process may use, which in a container is
-# fewer than the host has
-NUM_WORKERS = joblib.cpu_count()
+# fewer than the host has; at most four on Windows and macOS, where each takes half a gigabyte
+NUM_WORKERS = joblib.cpu_count() if sys.platform == "linux" else min(joblib.cpu_count(), 4)
 
 # the products of the scripts: training plot, trained weights, classification report, confusion
 # matrix, pictures with their predictions, and the state that an unfinished training resumes from

@@ -7,6 +7,7 @@ import warnings
 import zlib
 from collections import Counter
 from functools import partial
+from multiprocessing import resource_tracker
 
 import numpy as np
 import torch
@@ -18,6 +19,10 @@ from torchvision.datasets.folder import is_image_file
 
 from . import config, devices
 from .cli import UserError, lacks_memory
+
+# how workers start: fork needs no main guard and takes no time; spawn is all that Windows and macOS
+# offer
+START_METHOD = "fork" if sys.platform == "linux" else "spawn"
 
 # PIL warns of oddities, such as a broken EXIF tag, in images that it reads all the same
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -81,16 +86,15 @@ def get_dataloader(rootDir, transforms, bs, shuffle=True):
     bs = math.ceil(bs / worldSize)
     # no more workers than there are batches
     numWorkers = min(devices.share_out(config.NUM_WORKERS), math.ceil(len(sampler) / bs))
-    loader = DataLoader(
+    loader = QuietDataLoader(
         ds,
         batch_size=bs,
         sampler=sampler,
         num_workers=numWorkers,
-        worker_init_fn=leave_to_script,
+        worker_init_fn=hush,
         # keep the workers between epochs: forking new ones takes 2 to 4 s on a CPU
         persistent_workers=numWorkers > 0,
-        # fork needs no main guard and starts at once; the default on Linux until Python 3.14
-        multiprocessing_context="fork" if numWorkers and sys.platform == "linux" else None,
+        multiprocessing_context=START_METHOD if numWorkers else None,
         # a separate generator, so that starting workers uses no global random numbers
         generator=torch.Generator(),
         # pinned memory speeds up the copy to a CUDA device, and exists for no other
@@ -126,10 +130,27 @@ class SeededImageFolder(datasets.ImageFolder):
             return super().__getitem__(index)
 
 
-def leave_to_script(workerId):
-    """Leave Ctrl-C and errors to the script, which ends its workers and says why."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # else the thread of multiprocessing that passes tensors on prints its own traceback
+class QuietDataLoader(DataLoader):
+    """A DataLoader whose workers leave Ctrl-C to the script, which ends them."""
+
+    def __iter__(self):
+        if not hasattr(signal, "pthread_sigmask"):
+            return super().__iter__()
+        if START_METHOD == "spawn":
+            # its start, in the middle of the first worker's, would unblock the signal
+            resource_tracker.ensure_running()
+        # workers inherit that the signal is blocked, and a spawned one prints no traceback while it
+        # imports torch; the script itself receives the signal afterwards
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        try:
+            return super().__iter__()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def hush(workerId):
+    """Leave it to the script to say what went wrong in a worker, whose thread that passes tensors
+    on would print a traceback."""
     sys.excepthook = lambda *error: None
 
 

@@ -172,12 +172,19 @@ def parallelize(model):
     Returns model under nn.DataParallel where this process has more than one GPU, under
     DistributedDataParallel where torchrun started the processes, and as it is on a single device.
     """
+    # all images have one size, for which cuDNN looks for its fastest algorithms once
+    torch.backends.cudnn.benchmark = True
     # with the channels last, convolutions need not reorder their input
     model = model.to(memory_format=memory_format(config.DEVICE))
     if distributed.is_initialized():
-        # buffers are broadcast once per epoch, by sync_buffers(): a forward pass that broadcasts
-        # them would wait for processes that have no batch left
-        return DistributedDataParallel(model, forward_sync_buffers=False)
+        return DistributedDataParallel(
+            model,
+            # sync_buffers() broadcasts them once per epoch: a forward pass that did would wait for
+            # processes that have no batch left
+            forward_sync_buffers=False,
+            # gradients are views of what is all-reduced: no second copy of them all
+            gradient_as_bucket_view=True,
+        )
     return nn.DataParallel(model) if count_gpus() > 1 else model
 
 
