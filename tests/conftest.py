@@ -3,13 +3,14 @@ import colorsys
 import functools
 import multiprocessing
 import os
-import resource
 import runpy
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import time
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 import joblib
@@ -18,7 +19,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pyimagesearch import cli, config, food_classifier
+from pyimagesearch import cli, config, create_dataloaders, food_classifier
 
 # no test opens a window, whatever screen there is
 os.environ["MPLBACKEND"] = "Agg"
@@ -144,31 +145,40 @@ fork = multiprocessing.get_context("forkserver")
 fork.set_forkserver_preload(["conftest", "train_distributed", "distributed_inference"])
 
 
-def run_here(name, flags, env, settings, output):
-    """Run one of the three scripts in this process, which run_forked() has started."""
+def run_here(name, flags, env, settings, before, output):
+    """Run a script in this process, which start_forked() has started."""
     os.chdir(output.parent)
     os.environ.update(env)
     for number, suffix in ((1, ".out"), (2, ".err")):
         os.dup2(os.open(output.with_suffix(suffix), os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     (sys.stdout, sys.stderr) = (open(1, "w", closefd=False), open(2, "w", closefd=False))
     for key, value in {**ORIGINAL_CONFIG, "CLASSES": list(CLASSES), **settings}.items():
-        setattr(config, key, value)
+        setattr(create_dataloaders if key == "START_METHOD" else config, key, value)
     food_classifier.densenet121 = lambda weights: TinyNet()
+    # as in a process that is started anew
+    multiprocessing.set_start_method(create_dataloaders.START_METHOD, force=True)
+    resource_tracker._resource_tracker._fd = None
+    cli.interrupts = cli.Interrupts()
     sys.argv = [name, *flags]
     sys.modules["__main__"].__file__ = name
-    if "OPEN_FILES" in env:
-        # so many more than are open already, which differs between machines
-        limit = len(os.listdir("/proc/self/fd")) + int(env["OPEN_FILES"])
-        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+    if before:
+        before()
     runpy.run_path(str(PROJECT / name), run_name="__main__")
 
 
-def start_forked(name, *flags, cwd=".", env=None, settings=None):
-    """Run one of the three scripts, with TinyNet, in a process forked from one that has imported
-    all it needs; return that process, of which read_forked() waits for the end."""
+def start_forked(name, *flags, cwd=".", env=None, settings=None, before=None):
+    """Run a script, with TinyNet, in a process forked from one that has imported all it needs;
+    return that process, of which read_forked() waits for the end.
+
+    Args:
+        name: one of the three scripts, or tests/ and the name of a driver.
+        settings: values for config.py, and START_METHOD, how workers start.
+        before: function that the process calls first.
+    """
     output = Path(cwd).absolute() / f"process{len(list(Path(cwd).glob('process*.out')))}"
     output.with_suffix(".out").touch()
-    process = fork.Process(target=run_here, args=(name, flags, env or {}, settings or {}, output))
+    args = (name, flags, env or {}, settings or {}, before, output)
+    process = fork.Process(target=run_here, args=args)
     with pytest.MonkeyPatch.context() as patch:
         # where the server, which the first process starts, imports from
         patch.setenv("PYTHONPATH", os.pathsep.join([str(PROJECT / "tests"), str(PROJECT)]))
@@ -187,6 +197,24 @@ def read_forked(process, timeout=60):
     return subprocess.CompletedProcess([], process.exitcode, *texts)
 
 
+def run_forked(name, *flags, **others):
+    """Run a script; return exit status, stdout and stderr; see start_forked."""
+    return read_forked(start_forked(name, *flags, **others))
+
+
+def start_group(worldSize, name, *flags, **others):
+    """Run a script in several processes of one machine, as torchrun does; see start_forked."""
+    envs = [torchrun_env(rank, worldSize, rank, worldSize) for rank in range(worldSize)]
+    return [start_forked(name, *flags, env=env, **others) for env in envs]
+
+
+def wait_for_line(process, text):
+    """Return once a process that start_forked() returned has printed text."""
+    while text not in process.output.with_suffix(".out").read_text():
+        assert process.is_alive()
+        time.sleep(0.02)
+
+
 def torchrun_env(rank, worldSize, localRank=0, localWorldSize=1, port=29511):
     """Return the variables that torchrun sets for one of several processes."""
     return {
@@ -199,12 +227,6 @@ def torchrun_env(rank, worldSize, localRank=0, localWorldSize=1, port=29511):
         "LOCAL_RANK": str(localRank),
         "LOCAL_WORLD_SIZE": str(localWorldSize),
     }
-
-
-def run_torchrun(processes, name, *flags, options=(), **others):
-    """Run one of the scripts in several processes; see run_script."""
-    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    return run_script(name, *flags, pythonFlags=[*launch, *options], **others)
 
 
 @pytest.fixture(scope="session")

@@ -1,34 +1,33 @@
-import functools
 import os
 import platform
 import re
+import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
-import conftest
 import pytest
 import torch
 from conftest import (
     CLASSES,
-    PROJECT,
     TinyNet,
     draw_class_folders,
     draw_image,
-    install_project,
     read_forked,
+    run_forked,
     start_forked,
     torchrun_env,
+    wait_for_line,
 )
 
 import train_distributed
 from pyimagesearch import checkpoint, cli, config, devices, food_classifier
 from pyimagesearch.cli import UserError
-
-run_script = functools.partial(conftest.run_script, classes=CLASSES)
 
 # of 24 images: 5 steps an epoch, the last with 4
 FLAGS = "--image-size 64 --epochs 4 --num-workers 2 --local-batch-size 5 --no-pretrained --lr 0.001"
@@ -57,7 +56,7 @@ def uninterrupted(tmp_path_factory):
     """The working directory of a training that nothing disturbed."""
     folder = tmp_path_factory.mktemp("uninterrupted")
     draw_class_folders(folder / "dataset", counts=(8, 2, 3))
-    run = run_script("train_distributed.py", *FLAGS, cwd=folder)
+    run = run_forked("train_distributed.py", *FLAGS, cwd=folder)
     assert run.returncode == 0, run.stderr
     return folder
 
@@ -91,17 +90,13 @@ def test_killed_at_any_moment_and_resumed_equals_uninterrupted(uninterrupted, tm
         "report:0": 4,
     }
     for moment, epoch in moments.items():
-        run = run_script(
-            PROJECT / "tests" / "killed_training.py",
-            *FLAGS,
-            "--resume",
-            env={"KILL_AT": moment.strip()},
-        )
+        env = {"KILL_AT": moment.strip()}
+        run = run_forked("tests/killed_training.py", *FLAGS, "--resume", env=env)
         assert run.returncode == -signal.SIGKILL, run.stderr
         found = os.path.exists(config.CHECKPOINT_PATH)
         assert (checkpoint.load_state(config.CHECKPOINT_PATH)["epoch"] if found else 0) == epoch
         assert not os.path.exists(config.REPORT_PATH)
-    run = run_script("train_distributed.py", *FLAGS, "--resume")
+    run = run_forked("train_distributed.py", *FLAGS, "--resume")
     assert run.returncode == 0, run.stderr
     assert "[INFO] resuming after epoch 4...\n" in run.stdout
     assert_same_outcome(tmp_path, uninterrupted)
@@ -109,11 +104,8 @@ def test_killed_at_any_moment_and_resumed_equals_uninterrupted(uninterrupted, tm
 
 def test_more_epochs_train_on_as_if_they_had_been_asked_for_at_once(uninterrupted, tmp_path):
     shutil.copytree(uninterrupted / "dataset", tmp_path / "dataset")
-    fewer = [
-        "2" if flag == "4" and FLAGS[i - 1] == "--epochs" else flag for i, flag in enumerate(FLAGS)
-    ]
-    for flags in (fewer, [*FLAGS, "--resume"]):
-        run = run_script("train_distributed.py", *flags)
+    for flags in (["--epochs", "2"], ["--resume"]):
+        run = run_forked("train_distributed.py", *FLAGS, *flags)
         assert run.returncode == 0, run.stderr
     assert (
         "resuming after epoch 2...\n[INFO] training the network...\n[INFO] EPOCH: 3/4\n"
@@ -131,89 +123,50 @@ def assert_group_is_gone(process):
             time.sleep(0.1)
 
 
-def start_endless_training():
-    """Start a training in a session of its own; return its Popen after the first epoch."""
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            install_project(CLASSES) / "train_distributed.py",
-            *FLAGS,
-            "--epochs",
-            "1000",
-        ],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    for line in process.stdout:
-        if "EPOCH: 1/" in line:
-            break
-    return process
-
-
 @pytest.mark.parametrize(
     ("number", "times", "status"),
     [(signal.SIGINT, 1, 130), (signal.SIGTERM, 1, 143), (signal.SIGINT, 2, 130)],
 )
 def test_a_signal_says_how_to_go_on_and_leaves_no_worker(uninterrupted, number, times, status):
     shutil.copytree(uninterrupted / "dataset", "dataset")
-    process = start_endless_training()
+    flags = [*FLAGS, "--epochs", "10000"]
+    process = start_forked("train_distributed.py", *flags, before=os.setsid)
+    wait_for_line(process, "EPOCH: 1/")
     for _ in range(times):
         # as a terminal does, to the script and its workers; SIGTERM comes to the script alone
-        if number == signal.SIGINT:
-            os.killpg(process.pid, number)
-        else:
-            process.send_signal(number)
+        send = os.killpg if number == signal.SIGINT else os.kill
+        # the first may have ended it
+        with suppress(ProcessLookupError):
+            send(process.pid, number)
         time.sleep(0.05)
-    (_, stderr) = process.communicate(timeout=60)
-    assert process.returncode == status, stderr
-    lines = [line for line in stderr.splitlines() if line.strip()]
-    assert len(lines) == 1, stderr
+    run = read_forked(process)
+    assert run.returncode == status, run.stderr
+    lines = [line for line in run.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1, run.stderr
     assert lines[0].startswith("[INFO] interrupted: ")
     assert "--resume" in lines[0]
     assert_group_is_gone(process)
     assert checkpoint.load_state(config.CHECKPOINT_PATH)["epoch"] >= 1
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no jobs in the background of a shell")
 def test_ctrl_c_does_not_end_a_run_that_ignores_it(uninterrupted, tmp_path):
     shutil.copytree(uninterrupted / "dataset", tmp_path / "dataset")
-    ignore = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); "
-    code = ignore + "import sys, runpy; runpy.run_path(sys.argv.pop(1), run_name='__main__')"
-    with subprocess.Popen(
-        [sys.executable, "-c", code, install_project(CLASSES) / "train_distributed.py", *FLAGS],
-        stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(install_project(CLASSES))},
-        text=True,
-    ) as process:
-        for line in process.stdout:
-            # in the course of training, not before
-            if "training the network" in line or "EPOCH" in line:
-                for _ in range(5):
-                    process.send_signal(signal.SIGINT)
-                    time.sleep(0.1)
-    assert process.returncode == 0
+    ignore = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
+    process = start_forked("train_distributed.py", *FLAGS, "--epochs", "20", before=ignore)
+    for epoch in range(1, 6):
+        # in the course of training, not before
+        wait_for_line(process, f"EPOCH: {epoch}/20")
+        os.kill(process.pid, signal.SIGINT)
+    assert read_forked(process).returncode == 0
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no limits on the size of a file")
 def test_a_full_disk_keeps_the_checkpoint_before(uninterrupted, tmp_path):
     shutil.copytree(uninterrupted, tmp_path, dirs_exist_ok=True)
     before = {path: path.read_bytes() for path in Path("output").iterdir()}
-    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20)); "
-    code = limit + "import runpy; runpy.run_path(sys.argv.pop(1), run_name='__main__')"
-    run = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            "import sys; " + code,
-            str(install_project(CLASSES) / "train_distributed.py"),
-        ]
-        + [*FLAGS, "--resume", "--epochs", "6"],
-        env={**os.environ, "PYTHONPATH": str(install_project(CLASSES))},
-        capture_output=True,
-        text=True,
-    )
+    # without workers, whose shared memory is limited as well
+    flags = [*FLAGS, "--resume", "--epochs", "6", "--num-workers", "0"]
+    limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (2**13, 2**13))
+    run = run_forked("train_distributed.py", *flags, before=limit)
     assert run.returncode == 1
     assert "[ERROR] output/checkpoint.pth: cannot be written (File too large)" in run.stderr
     assert "Traceback" not in run.stderr
@@ -542,7 +495,8 @@ def test_machines_that_disagree_end_with_the_same_line(settings, change, says):
 
 
 def start_pair(**settings):
-    """Start two processes that train one model in this directory, as torchrun does."""
+    """Start two processes that train one model in this directory, as torchrun does on two
+    machines."""
     draw_class_folders(Path("dataset"), counts=(8, 4, 4))
     same = {"IMAGE_SIZE": 64, "EPOCHS": 2, "LOCAL_BATCH_SIZE": 4, "PRETRAINED": False}
     return [
@@ -615,24 +569,30 @@ def test_the_time_taken_is_right_when_the_clock_is_set_back(tinyRun, capsys, mon
     assert 0 < float(taken) < 60
 
 
+def limit_open_files():
+    """Let this process open 36 files more than are open already."""
+    limit = len(os.listdir("/proc/self/fd")) + 36
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+
+
 def test_the_workers_of_training_end_before_those_of_the_test_set_start():
     draw_class_folders(Path("dataset"))
-    settings = {"IMAGE_SIZE": 64, "EPOCHS": 1, "LOCAL_BATCH_SIZE": 2, "PRETRAINED": False}
-    # 32 open files suffice; with all workers at once 40 would be needed
-    process = start_forked(
-        "train_distributed.py", env={"OPEN_FILES": "36"}, settings=settings | {"NUM_WORKERS": 2}
-    )
-    run = read_forked(process)
+    flags = "--image-size 64 --epochs 1 --num-workers 2 --local-batch-size 2 --no-pretrained"
+    # 32 suffice; with all workers at once 40 would be needed
+    run = run_forked("train_distributed.py", *flags.split(), before=limit_open_files)
     assert (run.returncode, run.stderr) == (0, "")
 
 
-def test_output_that_nobody_reads_is_no_error(tmp_path):
+def print_into_pipe():
+    """Let stdout of this process be the named pipe in its directory."""
+    sys.stdout = open("pipe", "w")
+
+
+def test_output_that_nobody_reads_is_no_error():
     draw_class_folders(Path("dataset"))
-    command = [sys.executable, install_project(CLASSES) / "train_distributed.py", *FLAGS]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        process.stdout.readline()
-        process.stdout.close()
-        assert process.stderr.read() == ""
-    assert process.returncode == 128 + signal.SIGPIPE
+    os.mkfifo("pipe")
+    process = start_forked("train_distributed.py", *FLAGS, before=print_into_pipe)
+    with open("pipe") as pipe:
+        pipe.readline()
+    run = read_forked(process)
+    assert (run.returncode, run.stderr) == (128 + signal.SIGPIPE, "")

@@ -9,7 +9,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import TinyNet, draw_class_folders, draw_food11, draw_image, run_script
+from conftest import (
+    ORIGINAL_CONFIG,
+    TinyNet,
+    draw_class_folders,
+    draw_food11,
+    draw_image,
+    run_script,
+)
 
 import distributed_inference
 import prepare_dataset
@@ -92,14 +99,24 @@ def test_a_misspelt_flag_is_answered_with_the_right_one(monkeypatch, flags, righ
         parse(monkeypatch, settings, *flags)
 
 
-@pytest.mark.parametrize(
-    "name", ["prepare_dataset.py", "train_distributed.py", "distributed_inference.py"]
-)
-def test_every_script_has_help_with_an_example(name):
-    run = run_script(name, "--help")
+@pytest.mark.parametrize("module", [prepare_dataset, train_distributed, distributed_inference])
+def test_every_script_has_help_with_an_example(monkeypatch, capsys, module):
+    name = f"{module.__name__}.py"
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    with pytest.raises(SystemExit, match="0"):
+        module.main()
+    text = capsys.readouterr().out
+    assert f"usage: {name} " in text
+    assert "--seed" in text
+    assert f"example: python {name} " in text
+
+
+def test_help_is_there_before_anything_else():
+    run = run_script("train_distributed.py", "--help")
     assert (run.returncode, run.stderr) == (0, "")
-    assert "--seed" in run.stdout
-    assert f"example: python {name} " in run.stdout
+    # of config.py as it comes, whatever a user has written there since
+    for name in ("IMAGE_SIZE", "EPOCHS", "SEED"):
+        assert f"(default: {ORIGINAL_CONFIG[name]})" in " ".join(run.stdout.split())
 
 
 def fail(error):
@@ -358,7 +375,7 @@ BAD_INPUTS = [
         PREPARE,
         "",
         lambda: draw_image(Path("Food-11/training/Bread/0_0.jpg"), 0),
-        "Food-11/training/Bread/0_0.jpg: would replace Food-11/training/0_0.jpg",
+        "Food-11/training/Bread/0_0.jpg: has the name and class of another image (Food-11/trai",
         1,
     ),
     (
@@ -366,7 +383,7 @@ BAD_INPUTS = [
         PREPARE,
         "",
         lambda: draw_image(Path("dataset/training/Pizza/0_7.jpg"), 0),
-        "dataset/training/Pizza: holds 1 images that do not belong there by now, 0_7.jpg for one",
+        "dataset/training/Pizza: holds images of an earlier data set (1, such as 0_7.jpg); remove ",
         1,
     ),
     ("dataset is a file", PREPARE, "", lambda: replace_folder("dataset"), "dataset", 1),
@@ -517,6 +534,7 @@ BAD_INPUTS = [
         "DEVICE in config.py must be a device that this machine has",
         1,
     ),
+    ("no path", TRAINING, "", lambda: setattr(config, "MODEL_PATH", None), "MODEL_PATH in c", 1),
     ("two channels", TRAINING, "", lambda: setattr(config, "MEAN", [0.5, 0.5]), "MEAN in", 1),
     ("a deviation of 0", TRAINING, "", lambda: setattr(config, "STD", [0.2, 0.2, 0]), "STD in", 1),
     ("a mean up to 255", TRAINING, "", lambda: setattr(config, "MEAN", [123.7] * 3), "MEAN in", 1),

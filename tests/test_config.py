@@ -3,7 +3,7 @@ import subprocess
 
 import pytest
 import torch
-from conftest import ORIGINAL_CONFIG, PROJECT, run_script
+from conftest import ORIGINAL_CONFIG, PROJECT
 
 PATH = "pyimagesearch/config.py"
 
@@ -24,9 +24,3 @@ def test_config_comes_with_the_values_that_the_tests_expect():
 def test_config_names_a_device_that_exists():
     device = torch.device(read_config()["DEVICE"])
     assert torch.zeros(1, device=device).device.type == device.type
-
-
-def test_the_tests_do_not_depend_on_what_config_holds_now():
-    run = run_script("train_distributed.py", "--help")
-    for name in ("IMAGE_SIZE", "EPOCHS", "SEED"):
-        assert f"(default: {ORIGINAL_CONFIG[name]})" in " ".join(run.stdout.split())

@@ -1,10 +1,24 @@
 import inspect
+import os
+import re
+import shutil
+import signal
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import TinyNet, draw_class_folders, draw_image
+from conftest import (
+    TinyNet,
+    draw_class_folders,
+    draw_food11,
+    draw_image,
+    read_forked,
+    run_forked,
+    start_forked,
+    wait_for_line,
+)
 from PIL import Image
 from torchvision import datasets
 
@@ -114,6 +128,63 @@ def test_processes_share_the_batches_of_one(monkeypatch, count, worldSize):
         items = sum(together, [])
         assert set(items) == set(sum(whole, []))
         assert 0 <= len(items) - count < worldSize
+
+
+SPAWNING = {"START_METHOD": "spawn", "NUM_WORKERS": 1, "EPOCHS": 1}
+FLAGS = "--image-size 64 --local-batch-size 5 --no-pretrained".split()
+
+
+def test_spawned_workers_load_what_forked_ones_do():
+    draw_food11(Path("Food-11"), numClasses=3)
+    outcomes = []
+    for name in ("spawn", "fork"):
+        Path(name).mkdir()
+        shutil.copytree("Food-11", Path(name, "Food-11"))
+        runs = []
+        for script, flags in (
+            ("prepare_dataset.py", []),
+            ("train_distributed.py", FLAGS),
+            ("distributed_inference.py", ["--seed", "3"]),
+        ):
+            settings = SPAWNING | {"START_METHOD": name}
+            run = run_forked(script, *flags, cwd=name, settings=settings)
+            assert run.returncode == 0, run.stderr
+            assert script.startswith("prepare") or run.stderr == ""
+            runs.append(re.sub(r"train the model: .*", "", run.stdout))
+        outcomes.append((runs, Path(name, "output/food_classifier.pth").read_bytes()))
+    assert outcomes[0] == outcomes[1]
+
+
+def test_an_error_in_a_spawned_worker_ends_in_one_line():
+    draw_class_folders(Path("dataset"))
+    Path("dataset/training/Egg/0.jpg").write_text("no image")
+    run = run_forked("train_distributed.py", *FLAGS, settings=SPAWNING)
+    assert run.returncode == 1
+    start = f"[ERROR] {Path('dataset/training/Egg/0.jpg')}: cannot be read as an image ("
+    assert run.stderr.startswith(start)
+    assert run.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("script", "line", "says"),
+    [
+        ("train_distributed.py", "training the network", "no epoch is saved yet"),
+        ("distributed_inference.py", "seed of the test batch", "nothing is lost"),
+    ],
+)
+def test_ctrl_c_while_workers_are_spawned_prints_one_line(script, line, says):
+    draw_class_folders(Path("dataset"))
+    checkpoint.save_state(FoodClassifier(TinyNet(), 3).state_dict(), config.MODEL_PATH)
+    flags = FLAGS if script == "train_distributed.py" else []
+    process = start_forked(script, *flags, settings=SPAWNING, before=os.setsid)
+    wait_for_line(process, line)
+    # in the middle of their imports
+    time.sleep(1)
+    os.killpg(process.pid, signal.SIGINT)
+    run = read_forked(process)
+    assert run.returncode == 130
+    lines = [line for line in run.stderr.splitlines() if line]
+    assert lines == [f"[INFO] interrupted: {says}; run the same command again"]
 
 
 def test_the_dataset_is_an_image_folder_like_any_other():

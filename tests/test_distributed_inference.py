@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ORIGINAL_CONFIG, TinyNet, draw_class_folders, draw_image, run_script
+from conftest import ORIGINAL_CONFIG, TinyNet, draw_class_folders, draw_image
 from PIL import Image
 
 import distributed_inference
@@ -223,9 +223,11 @@ def test_several_processes_are_refused(shown, monkeypatch):
         infer(monkeypatch, "lunch.jpg")
 
 
-def test_a_normal_run_prints_no_warning(finishedRun):
+def test_a_normal_run_prints_no_warning(finishedRun, monkeypatch, capfd):
     (folder, (_, _, inference)) = finishedRun
     assert inference.stderr == ""
-    run = run_script("distributed_inference.py", "dataset", cwd=folder)
-    assert (run.returncode, run.stderr) == (0, "")
-    assert len(re.findall(r"\.jpg: (?:\w+ [01]\.\d\d(?:, |\n)){3}", run.stdout)) == 77
+    monkeypatch.chdir(folder)
+    infer(monkeypatch, "dataset")
+    (out, err) = capfd.readouterr()
+    assert err == ""
+    assert len(re.findall(r"\.jpg: (?:\w+ [01]\.\d\d(?:, |\n)){3}", out)) == 77
