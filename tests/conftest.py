@@ -86,7 +86,10 @@ CLASSES = ("Bread", "Egg", "Soup")
 
 @functools.cache
 def install_project(classes=None):
-    """Return a copy of the project, whose config.py has its original values or other classes."""
+    """Return a copy of the project, whose config.py has its original values or other classes.
+
+    It runs on the CPU, or on the device that TEST_DEVICE names.
+    """
     folder = Path(tempfile.mkdtemp(prefix="project"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     shutil.copytree(PROJECT / "pyimagesearch", folder / "pyimagesearch")
@@ -95,7 +98,10 @@ def install_project(classes=None):
     with open(folder / "pyimagesearch" / "config.py", "a") as file:
         settings = ORIGINAL_CONFIG | ({"CLASSES": list(classes)} if classes else {})
         for name, value in settings.items():
-            value = f"torch.{value!r}" if name == "DEVICE" else repr(value)
+            if name == "DEVICE":
+                value = 'torch.device(os.environ.get("TEST_DEVICE", "cpu"))'
+            else:
+                value = repr(value)
             file.write(f"{name} = {value}\n")
     return folder
 
@@ -152,7 +158,9 @@ def run_here(name, flags, env, settings, before, output):
     for number, suffix in ((1, ".out"), (2, ".err")):
         os.dup2(os.open(output.with_suffix(suffix), os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     (sys.stdout, sys.stderr) = (open(1, "w", closefd=False), open(2, "w", closefd=False))
-    for key, value in {**ORIGINAL_CONFIG, "CLASSES": list(CLASSES), **settings}.items():
+    # a forked process cannot use a GPU
+    values = ORIGINAL_CONFIG | {"DEVICE": torch.device("cpu"), "CLASSES": list(CLASSES)}
+    for key, value in (values | settings).items():
         setattr(create_dataloaders if key == "START_METHOD" else config, key, value)
     food_classifier.densenet121 = lambda weights: TinyNet()
     # as in a process that is started anew

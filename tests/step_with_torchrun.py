@@ -18,6 +18,7 @@ from train_distributed import evaluate, train_one_epoch
 def main():
     (config.IMAGE_SIZE, config.NUM_WORKERS) = (32, 2)
     devices.compute_dtype = lambda device: torch.float32
+    torch.backends.cudnn.allow_tf32 = False
     torch.manual_seed(0)
     transform = create_dataloaders.test_transform()
     (ds, trainLoader) = create_dataloaders.get_dataloader(config.TRAIN, transform, bs=12)

@@ -305,6 +305,23 @@ def test_a_resumed_run_needs_no_imagenet_weights_and_compares_before_it_builds(
     assert asked == [None]
 
 
+def test_the_state_of_the_gradient_scaler_survives_a_resume(tinyRun, monkeypatch):
+    monkeypatch.setattr(devices, "compute_dtype", lambda device: torch.float16)
+    # so high that the first steps overflow and are skipped; later it grows again
+    scaler = partial(torch.amp.GradScaler, init_scale=2.0**24, growth_interval=4)
+    monkeypatch.setattr(train_distributed.torch.amp, "GradScaler", scaler)
+    tinyRun()
+    whole = checkpoint.load_state(config.CHECKPOINT_PATH)
+    for flags in (["--epochs", "2"], ["--resume"]):
+        tinyRun(*flags)
+        state = checkpoint.load_state(config.CHECKPOINT_PATH)
+        assert 1 < state["scaler"]["scale"] < 2.0**24
+        steps = {int(values["step"]) for values in state["opt"]["state"].values()}
+        # of 3 steps in each epoch
+        assert max(steps) < 3 * state["epoch"]
+    assert_same(state, whole)
+
+
 def test_images_that_changed_since_the_checkpoint_are_said(tinyRun, capsys):
     tinyRun("--epochs", "1")
     Path("dataset/training/Egg/0.jpg").unlink()

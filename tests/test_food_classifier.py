@@ -98,6 +98,30 @@ def test_frozen_batch_norm_computes_the_same_and_keeps_no_input():
     assert set(shapes) == {(3,)}
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_frozen_batch_norm_agrees_with_pytorch_in_every_precision_and_layout(dtype, layout):
+    plain = nn.BatchNorm2d(16).eval()
+    with torch.no_grad():
+        for tensor in (plain.weight, plain.bias, plain.running_mean, plain.running_var):
+            tensor.copy_(torch.rand(16) + 0.5)
+    frozen = copy.deepcopy(plain)
+    freeze_batch_norm(frozen)
+    plain.requires_grad_(False)
+    x = torch.randn(4, 16, 9, 9).to(dtype=dtype, memory_format=layout)
+    direction = torch.randn(4, 16, 9, 9).to(dtype=dtype, memory_format=layout)
+    answers = []
+    for norm in (plain, frozen.train()):
+        leaf = x.clone().requires_grad_()
+        out = norm(leaf)
+        out.backward(direction)
+        answers.append((out, leaf.grad))
+    for expected, found in zip(*answers, strict=True):
+        assert found.dtype == dtype
+        assert found.is_contiguous(memory_format=layout)
+        torch.testing.assert_close(found, expected)
+
+
 def test_train_does_not_thaw_frozen_batch_norm():
     baseModel = TinyNet()
     freeze_batch_norm(baseModel)

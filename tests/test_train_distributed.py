@@ -1,4 +1,6 @@
+import copy
 import io
+import math
 import os
 import re
 import shutil
@@ -211,6 +213,52 @@ def test_training_loss_and_accuracy_are_means_over_images(monkeypatch):
     )
     assert loss == pytest.approx(sum(losses) / 15, rel=1e-5)
     assert accuracy == pytest.approx(sum(hits) / 15)
+
+
+def test_a_step_whose_gradients_overflow_in_fp16_is_skipped(monkeypatch):
+    monkeypatch.setattr(devices, "compute_dtype", lambda device: torch.float16)
+    config.IMAGE_SIZE = 64
+    # 15 images in batches of 5
+    draw_class_folders(Path("dataset"))
+    (_, loader) = get_dataloader(config.TRAIN, create_dataloaders.train_transform(), bs=5)
+    model = FoodClassifier(TinyNet(), 3).to(config.DEVICE)
+    opt = torch.optim.Adam(model.parameters(), lr=0.01, fused=True)
+    scaler = torch.amp.GradScaler(config.DEVICE.type, init_scale=1024)
+    (dtypes, before) = ([], [])
+    model.baseModel.conv.register_forward_hook(lambda *args: dtypes.append(args[-1].dtype))
+    # the second step alone overflows
+    model.register_forward_pre_hook(lambda *_: before.append(copy.deepcopy(model.state_dict())))
+    model.classifier.bias.register_hook(
+        lambda grad: grad * float("inf") if len(before) == 2 else grad
+    )
+    (loss, _) = train_distributed.train_one_epoch(model, loader, nn.CrossEntropyLoss(), opt, scaler)
+    assert set(dtypes) == {torch.float16}
+    assert math.isfinite(loss)
+    (first, second, third, last) = (
+        state["classifier.weight"] for state in [*before, model.state_dict()]
+    )
+    assert not torch.equal(first, second)
+    assert torch.equal(second, third)
+    assert not torch.equal(third, last)
+    assert scaler.get_scale() == 512
+    assert all(state["step"] == 2 for state in opt.state.values())
+
+
+def test_scaled_gradients_train_as_plain_ones_do(monkeypatch):
+    monkeypatch.setattr(devices, "compute_dtype", lambda device: torch.float32)
+    config.IMAGE_SIZE = 64
+    draw_class_folders(Path("dataset"))
+    weights = []
+    for isScaled in (False, True):
+        torch.manual_seed(0)
+        (_, loader) = get_dataloader(config.TRAIN, create_dataloaders.train_transform(), bs=5)
+        model = FoodClassifier(TinyNet(), 3).to(config.DEVICE)
+        opt = torch.optim.Adam(model.parameters(), lr=0.01, fused=True)
+        scaler = torch.amp.GradScaler(config.DEVICE.type, enabled=isScaled)
+        train_distributed.train_one_epoch(model, loader, nn.CrossEntropyLoss(), opt, scaler)
+        weights.append(model.state_dict())
+    for key, tensor in weights[0].items():
+        torch.testing.assert_close(weights[1][key], tensor, rtol=1e-4, atol=1e-5)
 
 
 def test_evaluation_is_a_mean_over_images_and_changes_nothing(monkeypatch):
