@@ -73,12 +73,12 @@ def main():
 
     # show the pictures
     hits = (preds == labels).tolist()
-    print(f"[INFO] predicted right: {sum(hits)} of {len(hits)}...")
+    print(f"[INFO] correct predictions: {sum(hits)} of {len(hits)}...")
     reporting.plot_predictions(pictures, titles, hits)
 
 
 def list_names(classes):
-    """Return class names with their number, to be read."""
+    """Return as text the number of classes and their names."""
     more = ", ..." if len(classes) > 20 else ""
     return f"{len(classes)} classes: {', '.join(classes[:20])}{more}"
 
@@ -146,7 +146,7 @@ def find_images(names):
 
 
 def load_photo(path):
-    """Return the photograph at path as a PIL image, or the UserError that it meets."""
+    """Return the photograph at path as a PIL image, or the UserError if it cannot be read."""
     try:
         return create_dataloaders.load_image(path, config.IMAGE_SIZE)
     except UserError as error:
@@ -180,7 +180,7 @@ def classify_files(model, classes, imagePaths, testTransform, batchSize):
     if pictures:
         reporting.plot_predictions(pictures, titles)
     if bad:
-        raise UserError(f"{len(bad)} of {len(imagePaths)} photographs were left out: {bad[0]}")
+        raise UserError(f"photographs left out: {len(bad)} of {len(imagePaths)}; {bad[0]}")
 
 
 def parse_args():
@@ -194,7 +194,7 @@ def parse_args():
         metavar="N",
         type=partial(cli.read_setting, "SEED"),
         default=config.SEED,
-        help="chooses the batch of test images (default: another one each time)",
+        help="seed that chooses the batch of test images (default: another one each time)",
     )
     parser.add_argument(
         "paths",

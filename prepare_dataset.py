@@ -29,7 +29,7 @@ def copy_images(rootDir, destiDir, targets=None):
     targets: {imagePath: destiPath} where they have been found already. Raises UserError where two
     labels share a folder or an image has no label.
     """
-    # get the path of each image, and the path to copy it to
+    # grab the path of each image, and the path to copy it to
     if targets is None:
         check_labels()
         (labels, bad) = find_labels(rootDir)
@@ -39,7 +39,7 @@ def copy_images(rootDir, destiDir, targets=None):
     print(f"[INFO] total images found: {len(targets)}...")
 
     # loop over the image paths and copy each
-    for imagePath, destiPath in tqdm(targets.items(), desc="copying"):
+    for imagePath, destiPath in tqdm(targets.items(), desc="copying", disable=None):
         copy_image(imagePath, destiPath)
 
     # count the images in the destination directory
@@ -220,7 +220,7 @@ def check_dataset(skipBad):
 
     # decode each image to the end
     imagePaths = [path for labelsHere in labels for path in labelsHere]
-    answers = thread_map(check_image, imagePaths, desc="checking")
+    answers = thread_map(check_image, imagePaths, desc="checking", disable=None)
     digests = {}
     for path, (digest, problem) in zip(imagePaths, answers, strict=True):
         digests[path] = digest

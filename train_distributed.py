@@ -32,7 +32,7 @@ def main():
     numGPU = devices.count_gpus()
     print(f"[INFO] number of GPUs found: {numGPU}...")
 
-    # determine the batch size: it grows with the devices, of which there is at least a CPU
+    # determine the batch size: it grows with the number of devices, at least one: the CPU
     numDevices = devices.count_devices()
     batchSize = config.LOCAL_BATCH_SIZE * numDevices
     print(f"[INFO] using a batch size of {batchSize}...")
@@ -54,7 +54,7 @@ def main():
     )
     check_classes(trainDS, valDS, testDS)
 
-    # load the checkpoint to resume from; the main process alone reads and writes output/
+    # load the checkpoint to resume from; only the main process reads and writes output/
     state = None
     if devices.is_main_process():
         checkpoint.lock_output()
@@ -70,7 +70,8 @@ def main():
     if config.PRETRAINED:
         freeze_batch_norm(baseModel)
 
-    # initialize our food classifier, whose weights know their classes, and move it to the device
+    # initialize our food classifier, label its weights with what they are trained on, and move it
+    # to the device
     model = FoodClassifier(baseModel, len(trainDS.classes))
     label_weights(model, trainDS.classes)
     model = model.to(config.DEVICE)
@@ -80,7 +81,7 @@ def main():
     model = devices.parallelize(model)
 
     # initialize the loss function, the optimizer (fused: one pass over all parameters, not one per
-    # operation) and the gradient scaler, which only fp16 needs: small gradients would vanish in it
+    # operation) and the gradient scaler, which keeps small gradients from becoming 0 in fp16
     lossFunc = nn.CrossEntropyLoss()
     opt = optim.Adam(model.parameters(), lr=config.LR * numDevices, fused=True)
     isHalf = devices.compute_dtype(config.DEVICE) == torch.float16
@@ -93,7 +94,7 @@ def main():
     # initialize a dictionary to store the training history
     H = {"train_loss": [], "train_acc": [], "val_loss": [], "val_acc": []}
 
-    # resume where the checkpoint was written
+    # restore the state of the checkpoint
     parts = {
         "model": devices.unwrap(model),
         "opt": opt,
@@ -141,11 +142,11 @@ def main():
     # display the total time needed to perform the training
     print(f"[INFO] total time taken to train the model: {time.monotonic() - startTime:.2f}s")
 
-    # serialize the model to disk, before an error in what follows can lose it
+    # save the weights first, so that an error in the report or the plot cannot lose them
     if devices.is_main_process():
         checkpoint.save_weights(devices.unwrap(model))
 
-    # evaluate the network on the test set; the workers of the other loaders end here
+    # evaluate the network on the test set; end the workers of the other loaders before
     del trainLoader, valLoader
     print("[INFO] evaluating network...")
     (_, _, preds) = evaluate(model, testLoader, lossFunc)
@@ -159,10 +160,11 @@ def main():
         reporting.plot_history(H)
     saved = [config.MODEL_PATH, config.REPORT_PATH, config.CONFUSION_PATH, config.PLOT_PATH]
     print(f"[INFO] saved {', '.join(saved)}...")
+    print("[INFO] to look at predictions: python distributed_inference.py")
 
 
 def train_one_epoch(model, loader, lossFunc, opt, scaler):
-    """Take one pass over loader; return mean loss and accuracy over its images."""
+    """Train model for one epoch; return mean loss and accuracy over the images of loader."""
     # set the model in training mode
     model.train()
     # initialize the total loss and the number of correct predictions; they stay on the device, as
@@ -250,7 +252,7 @@ def check_classes(trainDS, valDS, testDS):
         if ds.classes != classes:
             odd = sorted(set(ds.classes) ^ set(classes))
             raise UserError(
-                f"{ds.root} does not hold the classes of CLASSES in config.py (they differ in "
+                f"{ds.root} holds other classes than CLASSES in config.py (different: "
                 f"{', '.join(odd[:5])}); run prepare_dataset.py first"
             )
 

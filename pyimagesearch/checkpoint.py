@@ -154,8 +154,7 @@ def set_aside_run():
 
 
 def describe_images(rootDir):
-    """Return the number of images under rootDir and a digest of their paths and sizes, to be
-    read."""
+    """Return as text the number of images under rootDir and a digest of their paths and sizes."""
     lines = []
     for path in list_images(rootDir):
         # slashes on Windows too

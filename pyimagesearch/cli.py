@@ -26,8 +26,8 @@ SETTINGS = {
     "PRED_BATCH_SIZE": (int, 1, 65536, "images in an inference batch, per GPU"),
     "EPOCHS": (int, 1, 100000, "passes over the training images"),
     "LR": (float, 1e-9, 10, "learning rate, multiplied by the number of GPUs"),
-    "SEED": (int, 0, 2**32 - 1, "fixes all random numbers"),
-    "NUM_WORKERS": (int, 0, 1024, "processes that load images; 0: the script itself loads them"),
+    "SEED": (int, 0, 2**32 - 1, "seed of all random numbers"),
+    "NUM_WORKERS": (int, 0, 1024, "processes that load images; 0: the script loads them itself"),
     "PRETRAINED": (bool, False, True, "start from the ImageNet weights, not from random ones"),
 }
 
@@ -105,13 +105,14 @@ def is_list(value, isEntry):
 
 
 def is_colour(value):
-    """Return whether value is a list of a number from 0 to 1 for red, green and blue."""
+    """Return whether value is a list of three numbers from 0 to 1, for red, green and blue."""
     numbers = is_list(value, lambda entry: isinstance(entry, (int, float)) and 0 <= entry <= 1)
     return numbers and len(value) == 3
 
 
 def check_config():
-    """Take config.py's constants where their meaning is plain; raise UserError where it is not."""
+    """Convert config.py's constants where their meaning is plain, such as DEVICE = "cpu"; raise
+    UserError where it is not."""
     with suppress(RuntimeError, TypeError):
         config.DEVICE = torch.device(config.DEVICE)
     if is_list(config.CLASSES, lambda label: isinstance(label, str)):
@@ -231,7 +232,7 @@ class Interrupts:
         os._exit(128 + numbers[-1])
 
     def tell(self):
-        """Write once to stderr what is saved; not by print(), which may be interrupted itself."""
+        """Say on stderr, once, what is saved; not by print(), which a signal may interrupt."""
         (text, self.saved) = (self.saved, "")
         if text:
             os.write(2, f"\n[INFO] interrupted: {text}; {self.advice}\n".encode())
@@ -239,7 +240,7 @@ class Interrupts:
     def wait_for_steps(self, model):
         """From now on end the script before the next call of model.
 
-        While worker processes start and stop, Python loses a KeyboardInterrupt, or they die of it.
+        A KeyboardInterrupt while workers start or stop would be lost, or would kill them.
         """
         self.wait = True
         model.register_forward_pre_hook(lambda *args: self.raise_pending())
@@ -298,8 +299,8 @@ def run(main):
             interrupts.tell()
             sys.exit(128 + (interrupts.signal or signal.SIGINT))
         if isinstance(error, UserError) and not devices.is_local_main_process():
-            # where all processes of a machine meet the same, its first one says it, and torchrun
-            # ends the others before they do
+            # if all processes of a machine meet the same error, only the first says so: torchrun
+            # ends the others meanwhile
             time.sleep(5)
         stop_with_error(error)
 
@@ -322,7 +323,7 @@ def stop_with_error(error):
     saved = f"; {interrupts.saved}" if interrupts.wait else ""
     advice = f"{saved}; {interrupts.advice}" if interrupts.wait else ""
     if isinstance(error, UserError):
-        # one from a worker process brings its traceback along, before the message
+        # an error from a worker carries the worker's traceback in front of the message
         stop(str(error).rstrip().rpartition("UserError: ")[2] + advice, error.status)
     if lacks_memory(error):
         stop(f"out of memory{saved}; start again with smaller batches or a smaller --image-size")

@@ -58,14 +58,14 @@ PRED_BATCH_SIZE = 4
 EPOCHS = 20
 # learning rate, multiplied by the number of GPUs
 LR = 0.0001
-# fixes the weights drawn at random, the order of the images and their augmentation
+# seed of the random weights, of the order of the images and of their augmentation
 SEED = 42
 # processes that load images: one per CPU that this process may use, which in a container is
 # fewer than the host has; at most four on Windows and macOS, where each takes half a gigabyte
 NUM_WORKERS = joblib.cpu_count() if sys.platform == "linux" else min(joblib.cpu_count(), 4)
 
-# the products of the scripts: training plot, trained weights, classification report, confusion
-# matrix, pictures with their predictions, and the state that an unfinished training resumes from
+# what the scripts write: training plot, trained weights, classification report, confusion matrix,
+# pictures with their predictions, and the checkpoint that --resume continues from
 PLOT_PATH = os.path.join("output", "model_training.png")
 MODEL_PATH = os.path.join("output", "food_classifier.pth")
 REPORT_PATH = os.path.join("output", "classification_report.txt")

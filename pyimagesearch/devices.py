@@ -99,7 +99,7 @@ def local_main_process_first():
 
 
 def share_out(number):
-    """Return this process's part of a number of CPUs, which the processes of a machine share."""
+    """Return this process's part of a number that the processes of a machine share, rounded up."""
     return -(-number // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
@@ -151,7 +151,7 @@ def count_devices():
 
 
 def describe_devices():
-    """Return the names of all devices and the precision that they compute in, to be read."""
+    """Return as text the names of all devices and the precision that they compute in."""
     if config.DEVICE.type == "cuda":
         gpus = range(count_gpus()) if config.DEVICE.index is None else [config.DEVICE]
         names = [torch.cuda.get_device_name(gpu) for gpu in gpus]

@@ -96,7 +96,7 @@ def freeze_batch_norm(model):
     """Freeze every batch normalization of model: no gradients, statistics as they are."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
-            # the same module with the same state, that computes in another way
+            # the module keeps its state; only its forward and backward pass change
             module.__class__ = FrozenBatchNorm2d
             module.requires_grad_(False)
             module.eval()

@@ -127,7 +127,7 @@ def plot_confusion(targets, preds, classes):
     display.plot(
         include_values=isLegible,
         cmap="Blues",
-        im_kw={"vmin": 0},
+        im_kw={"vmin": 0, "vmax": 1},
         colorbar=False,
         xticks_rotation=45,
         ax=axes,
@@ -135,7 +135,8 @@ def plot_confusion(targets, preds, classes):
     if isLegible:
         for text, count, rate in zip(display.text_.flat, counts.flat, rates.flat, strict=True):
             text.set_text(f"{count}\n{rate:.0%}" if count else "")
-    axes.set_title("Test images, and percent of the true class")
+    accuracy = np.trace(counts) / counts.sum()
+    axes.set_title(f"Test accuracy {accuracy:.2f}: images, and percent of the true class")
     plt.setp(axes.get_xticklabels(), ha="right", rotation_mode="anchor", parse_math=False)
     plt.setp(axes.get_yticklabels(), parse_math=False)
     save_figure(figure, config.CONFUSION_PATH)

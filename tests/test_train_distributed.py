@@ -77,7 +77,8 @@ def test_prints_its_lines_in_order_and_no_warning(finishedRun):
         + r"\[INFO\] total time taken to train the model: \d+\.\d\ds\n"
         r"\[INFO\] evaluating network\.\.\.\n"
         + re.escape(report)
-        + r"\n\[INFO\] saved output.food_classifier.pth, output.classification_report.txt, .*\n",
+        + r"\n\[INFO\] saved output.food_classifier.pth, output.classification_report.txt, .*\n"
+        r"\[INFO\] to look at predictions: python distributed_inference.py\n",
         train.stdout,
     )
     assert "Noodles" in report
@@ -142,11 +143,12 @@ class Terminal(io.StringIO):
         return [line.rstrip() for line in rows]
 
 
-def test_progress_bars_leave_the_printed_lines_whole(tinyRun, monkeypatch):
+@pytest.mark.parametrize("columns", [80, 200])
+def test_progress_bars_fit_and_leave_the_printed_lines_whole(tinyRun, monkeypatch, columns):
     class EagerProgress(BatchProgress):
         def __init__(self, *args, **options):
             super().__init__(*args, **options)
-            self.mininterval = 0
+            (self.mininterval, self.ncols) = (0, columns)
 
     monkeypatch.setattr(train_distributed, "BatchProgress", EagerProgress)
     terminal = Terminal()
@@ -155,8 +157,9 @@ def test_progress_bars_leave_the_printed_lines_whole(tinyRun, monkeypatch):
     train_distributed.main()
     text = terminal.getvalue()
     for kind in ("training", "evaluating"):
-        bar = rf"{kind}: +\d+%.* images/s, loss \d\.\d{{4}}, accuracy [01]\.\d{{4}}\]"
-        assert re.search(bar, text)
+        numbers = r"images/s, loss \d\.\d{4}, accuracy [01]\.\d{4}"
+        bars = re.findall(rf"{kind}: +\d+%\|[^|]{{4,}}\|[^|\r]* {numbers}\]", text)
+        assert {len(bar) for bar in bars} == {columns}
     screen = terminal.read_screen()
     first = screen.index("[INFO] training the network...")
     assert screen[first + 1] == "[INFO] EPOCH: 1/2"
@@ -281,7 +284,7 @@ def test_evaluation_is_a_mean_over_images_and_changes_nothing(monkeypatch):
 
 def test_a_dataset_of_other_classes_than_config_stops_the_run(tinyRun):
     config.CLASSES = ["Soup", "Egg", "Pizza"]
-    with pytest.raises(UserError, match="differ in Bread, Pizza.*run prepare_dataset.py first"):
+    with pytest.raises(UserError, match="different: Bread, Pizza.*run prepare_dataset.py first"):
         train_distributed.main()
     config.CLASSES = ["Soup", "Egg/fried", "Bread"]
     train_distributed.main()
