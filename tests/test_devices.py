@@ -2,6 +2,7 @@ import os
 import re
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -67,6 +68,22 @@ def test_several_gpus_run_under_data_parallel(monkeypatch):
     assert isinstance(wrapped, nn.DataParallel)
     assert devices.unwrap(wrapped) is model
     assert torch.allclose(wrapped(x.to(config.DEVICE)).cpu(), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("device", "hasMallopt", "expected"),
+    [("cpu", True, [(-4, 0), (-1, -1)]), ("cpu", False, []), ("cuda", True, [])],
+)
+def test_memory_is_kept_on_a_cpu_where_the_system_can(monkeypatch, device, hasMallopt, expected):
+    calls = []
+    library = SimpleNamespace()
+    if hasMallopt:
+        library.mallopt = lambda *args: calls.append(args)
+    monkeypatch.setattr(devices.sys, "platform", "linux")
+    monkeypatch.setattr(devices.ctypes, "CDLL", lambda name: library)
+    config.DEVICE = torch.device(device)
+    devices.keep_memory()
+    assert calls == expected
 
 
 def test_a_gpu_of_its_own_is_made_the_current_one(monkeypatch):
