@@ -134,30 +134,52 @@ def in_memory(count, bs):
     return DataLoader(TensorDataset(x, torch.arange(len(x)) % NUM_CLASSES), bs)
 
 
-def peak_memory(side, bs, answer):
-    """Put the peak of memory in bytes after some training steps into the queue answer."""
-    worker = side()
-    for _ in range(3):
-        worker.train(in_memory(bs, bs))
+def get_peak():
+    """Return the peak of this process's memory, or of its GPU's, in bytes."""
     if config.DEVICE.type == "cuda":
-        answer.put(torch.cuda.max_memory_allocated())
-    else:
-        # not getrusage(), whose peak of a new process includes that of its parent
-        status = Path("/proc/self/status").read_text()
-        answer.put(int(status.split("VmHWM:")[1].split()[0]) * 1024)
+        return torch.cuda.max_memory_allocated()
+    # not getrusage(), whose peak of a new process includes that of its parent
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
 
-def measure_peaks(bs):
-    """Return the peak memory of both sides, each measured in a process of its own."""
-    context = multiprocessing.get_context("spawn")
-    peaks = []
-    for side in (Recipe, Ours):
-        answer = context.Queue()
-        process = context.Process(target=peak_memory, args=(side, bs, answer))
-        process.start()
-        peaks.append(answer.get())
-        process.join()
-    return peaks
+def serve(side, options, connection, folder, bs, imageSize):
+    """Run one side's jobs in this process: receive a name, send the seconds that the job took.
+
+    Each side has a process of its own, as what ours does about memory serves the whole process.
+    """
+    config.IMAGE_SIZE = imageSize
+    # a spawned process would spawn the recipe's workers as well
+    multiprocessing.set_start_method(create_dataloaders.START_METHOD, force=True)
+    worker = side(**options)
+    memory = in_memory(2 * bs, bs)
+    trainTransform = create_dataloaders.train_transform()
+    testTransform = create_dataloaders.test_transform()
+    train = {
+        path.name: worker.get_loader(path, trainTransform, bs) for path in sorted(folder.iterdir())
+    }
+    test = worker.get_loader(folder / "1x", testTransform, bs, shuffle=False)
+    jobs = {
+        "step": lambda: worker.train(memory),
+        "evaluation": lambda: worker.evaluate(memory),
+        "loader": lambda: list(zip(train["1x"])) and None,
+        "files": lambda: worker.train(train["1x"]),
+        "epoch": lambda: (worker.train(train["1x"]), worker.evaluate(test)),
+        "2x": lambda: worker.train(train["2x"]),
+        "4x": lambda: worker.train(train["4x"]),
+    }
+    # what is sent before the first job: the peak of memory after some training steps
+    worker.train(memory)
+    connection.send(get_peak())
+    worker.evaluate(memory)
+    while name := connection.recv():
+        connection.send(measure(jobs[name]))
+
+
+def ask(connection, job):
+    """Return the seconds that job takes in the process behind connection."""
+    connection.send(job)
+    return connection.recv()
 
 
 def print_row(name, recipe, ours, unit, ratios):
@@ -166,9 +188,9 @@ def print_row(name, recipe, ours, unit, ratios):
     print(f"| {name} | {recipe} | {ours} | {unit} | {ratio} |")
 
 
-def compare(name, jobs, images, rounds):
+def compare(name, job, connections, images, rounds):
     """Time the recipe's and our job in turns; print images per second, and how much faster."""
-    times = [[measure(job) for job in jobs] for _ in range(rounds)]
+    times = [[ask(connection, job) for connection in connections] for _ in range(rounds)]
     rates = [f"{images / statistics.median(column):.1f}" for column in zip(*times, strict=True)]
     ratios = [recipe / ours for recipe, ours in times]
     print_row(name, *rates, "images/s", ratios)
@@ -176,53 +198,44 @@ def compare(name, jobs, images, rounds):
 
 def compare_speed(imagePaths, bs, count, rounds, folder):
     """Print the table of speed and memory."""
-    link_images(imagePaths, count, folder / "1x")
-    sides = (Recipe(), Ours())
-    (recipe, ours) = sides
-    memory = in_memory(2 * bs, bs)
-    images = len(memory.dataset)
-    for side in sides:
-        side.train(memory)
-        side.evaluate(memory)
-    compare("training step", [lambda s=s: s.train(memory) for s in sides], images, rounds)
-    compare("evaluation", [lambda s=s: s.evaluate(memory) for s in sides], images, rounds)
+    for factor in (1, 2, 4):
+        link_images(imagePaths, factor * count, folder / f"{factor}x")
+    context = multiprocessing.get_context("spawn")
+    (connections, peaks) = ([], [])
+    for side, options in ((Recipe, {}), (Ours, {}), (Ours, {"freeze": False})):
+        (here, there) = context.Pipe()
+        args = (side, options, there, folder, bs, config.IMAGE_SIZE)
+        context.Process(target=serve, args=args).start()
+        connections.append(here)
+        peaks.append(here.recv())
+    (recipe, ours, trained) = connections
+    both = (recipe, ours)
 
-    (trainTransform, testTransform) = (
-        create_dataloaders.train_transform(),
-        create_dataloaders.test_transform(),
-    )
-    train = [s.get_loader(folder / "1x", trainTransform, bs) for s in sides]
-    test = [s.get_loader(folder / "1x", testTransform, bs, shuffle=False) for s in sides]
-    compare("loader", [lambda x=x: list(zip(x)) and None for x in train], count, rounds)
-
-    def run_epoch(side, trainLoader, testLoader):
-        side.train(trainLoader)
-        side.evaluate(testLoader)
-
-    jobs = [lambda a=a: run_epoch(*a) for a in zip(sides, train, test, strict=True)]
-    compare("epoch, training and validation", jobs, 2 * count, rounds)
-
-    peaks = measure_peaks(bs)
-    gigabytes = [f"{peak / 2**30:.2f}" for peak in peaks]
+    compare("training step", "step", both, 2 * bs, rounds)
+    compare("training step, batch normalization trained", "step", (recipe, trained), 2 * bs, rounds)
+    compare("evaluation", "evaluation", both, 2 * bs, rounds)
+    compare("loader", "loader", both, count, rounds)
+    compare("epoch, training and validation", "epoch", both, 2 * count, rounds)
+    gigabytes = [f"{peak / 2**30:.2f}" for peak in peaks[:2]]
     print_row(f"peak memory, batch {bs}", *gigabytes, "GiB", [peaks[1] / peaks[0]])
 
     # the same number of whole batches, from files and from memory
     (ratios, epochs) = ([], [])
     for _ in range(rounds):
-        perImage = measure(ours.train, memory) / images
-        epochs.append(measure(ours.train, train[1]))
+        perImage = ask(ours, "step") / (2 * bs)
+        epochs.append(ask(ours, "files"))
         ratios.append(perImage * count / epochs[-1])
     rate = f"{count / statistics.median(epochs):.1f}"
     print_row("epoch from files, of the rate in memory", "", rate, "images/s", ratios)
 
     for factor in (2, 4):
-        link_images(imagePaths, factor * count, folder / f"{factor}x")
-        loader = ours.get_loader(folder / f"{factor}x", trainTransform, bs)
         # the first epoch starts the workers
-        (_, seconds) = (measure(ours.train, loader) for _ in range(2))
+        (_, seconds) = (ask(ours, f"{factor}x") for _ in range(2))
         cost = seconds / factor / statistics.median(epochs)
         rate = f"{factor * count / seconds:.1f}"
         print_row(f"cost per image with {factor}x the images, of 1x", "", rate, "images/s", [cost])
+    for connection in connections:
+        connection.send(None)
 
 
 def compare_accuracy(folder, bs, seeds, epochs, lr):

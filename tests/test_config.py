@@ -1,6 +1,8 @@
 import runpy
 import subprocess
+import sys
 
+import joblib
 import pytest
 import torch
 from conftest import ORIGINAL_CONFIG, PROJECT
@@ -19,6 +21,13 @@ def test_config_comes_with_the_values_that_the_tests_expect():
     if subprocess.run(command, stderr=subprocess.DEVNULL).returncode != 0:
         pytest.skip("config.py was edited, or there is no git")
     assert read_config() == ORIGINAL_CONFIG
+
+
+@pytest.mark.parametrize(("platform", "expected"), [("linux", 16), ("darwin", 4), ("win32", 4)])
+def test_fewer_workers_load_images_where_they_are_spawned(monkeypatch, platform, expected):
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.setattr(joblib, "cpu_count", lambda: 16)
+    assert read_config()["NUM_WORKERS"] == expected
 
 
 def test_config_names_a_device_that_exists():
