@@ -33,8 +33,8 @@ def copy_images(rootDir, destiDir, targets=None):
     if targets is None:
         check_labels()
         (labels, bad) = find_labels(rootDir)
-        for line in group_problems(bad):
-            raise UserError(line)
+        if bad:
+            raise UserError(group_problems(bad)[0])
         targets = find_targets(labels, destiDir)
     print(f"[INFO] total images found: {len(targets)}...")
 
@@ -91,9 +91,11 @@ def find_labels(rootDir):
             labels[imagePath] = label
         elif os.path.relpath(os.path.dirname(imagePath), rootDir) == ".":
             last = len(config.CLASSES) - 1
-            bad[imagePath] = f"the name does not begin with a class index from 0 to {last} and _"
+            bad[imagePath] = (
+                f"the name does not begin with a class index from 0 to {last} and _; rename it"
+            )
         else:
-            bad[imagePath] = "the folder is not in CLASSES of config.py"
+            bad[imagePath] = "the folder is not in CLASSES of config.py; add it there or remove it"
     return labels, bad
 
 
@@ -145,16 +147,23 @@ def check_image(imagePath):
         return hashlib.file_digest(file, "sha256").digest(), None
 
 
-def split_classes(labels):
-    """Return {imagePath: label} for training, validation and evaluation each.
+def hash_name(imagePath):
+    """Return a number that follows from SEED and the file name alone."""
+    name = f"{config.SEED} {os.path.basename(imagePath)}"
+    # a file name may hold bytes that are no text
+    return zlib.crc32(name.encode(errors="surrogateescape"))
 
-    Of each class they get 70 %, 15 % and 15 %, at least one image, by a hash of SEED and the file
+
+def split_classes(labels):
+    """Split {imagePath: label} into one for training, one for validation and one for evaluation.
+
+    They get 70 %, 15 % and 15 % of each class, at least one image, by a hash of SEED and the file
     name: the same on every run.
     """
     splits = [{}, {}, {}]
     for label in config.CLASSES:
         images = [path for path in labels if labels[path] == label]
-        images.sort(key=lambda path: zlib.crc32(f"{config.SEED} {os.path.basename(path)}".encode()))
+        images.sort(key=hash_name)
         held = max(1, round(0.15 * len(images)))
         for split, part in zip(
             splits, (images[2 * held :], images[:held], images[held : 2 * held]), strict=True
@@ -171,7 +180,7 @@ def check_split(rootDir, destiDir, targets):
         # some file systems do not tell a.jpg from A.JPG
         other = seen.setdefault(destiPath.lower(), imagePath)
         if other != imagePath:
-            clashes[imagePath] = f"has the name and class of another image ({other}); rename one"
+            clashes[imagePath] = f"same name and class as another image ({other}); rename one"
     problems = group_problems(clashes)
     folders = {os.path.dirname(destiPath) for destiPath in targets.values()}
     for index, label in enumerate(config.CLASSES):
@@ -188,8 +197,8 @@ def check_split(rootDir, destiDir, targets):
             leftovers[os.path.dirname(path)].append(os.path.basename(path))
     for folder, names in leftovers.items():
         problems.append(
-            f"{folder}: holds images of an earlier data set ({len(names)}, such as {names[0]}); "
-            f"remove the folder {config.BASE_PATH} and run this script again"
+            f"{folder}: holds images of an earlier data set or split ({len(names)}, such as "
+            f"{names[0]}); remove the folder {config.BASE_PATH} and run this script again"
         )
     return problems
 
@@ -212,7 +221,7 @@ def check_dataset(skipBad):
     (labels, bad, problems) = ([], {}, [])
     for rootDir in rootDirs if isSplit else [config.DATA_PATH]:
         if not os.path.isdir(rootDir):
-            problems.append(f"{rootDir}: no such folder")
+            raise UserError(f"{rootDir}: no such folder; each of the three splits needs one")
         (labelsHere, badHere) = find_labels(rootDir)
         labels.append(labelsHere)
         bad.update(badHere)
@@ -259,7 +268,7 @@ def tell_copies(digests):
     counts = Counter(digest for part in digests for digest in part)
     copies = sum(count > 1 for count in counts.values())
     if copies:
-        print(f"[INFO] images in two splits or more: {copies}; the report will flatter...")
+        print(f"[INFO] images in more than one split: {copies}; accuracy will look too high...")
 
 
 def tell_totals(splits):
@@ -297,7 +306,7 @@ def parse_args():
     parser.add_argument(
         "--skip-bad",
         action="store_true",
-        help="leave out images that are unreadable or whose name gives no class (default: no)",
+        help="leave out unreadable images and those without a class (default: no)",
     )
     return cli.parse_args(parser)
 

@@ -79,6 +79,8 @@ def main():
     # if there is more than one GPU, parallelize the model: by nn.DataParallel, or under torchrun by
     # DistributedDataParallel
     model = devices.parallelize(model)
+    # let cuDNN time its algorithms and keep the fastest, as training images have one size
+    torch.backends.cudnn.benchmark = True
 
     # initialize the loss function, the optimizer (fused: one pass over all parameters, not one per
     # operation) and the gradient scaler, which keeps small gradients from becoming 0 in fp16

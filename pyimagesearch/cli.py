@@ -11,7 +11,7 @@ import socket
 import sys
 import threading
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from functools import partial
 
@@ -116,7 +116,8 @@ def check_config():
     with suppress(RuntimeError, TypeError):
         config.DEVICE = torch.device(config.DEVICE)
     if is_list(config.CLASSES, lambda label: isinstance(label, str)):
-        config.CLASSES = [label.strip() for label in config.CLASSES]
+        parts = [map(str.strip, label.split("/")) for label in config.CLASSES]
+        config.CLASSES = ["/".join(part) for part in parts]
     for name in dir(config):
         if name.endswith("_PATH") or name in ("TRAIN", "VAL", "TEST"):
             path = getattr(config, name)
@@ -244,6 +245,17 @@ class Interrupts:
         """
         self.wait = True
         model.register_forward_pre_hook(lambda *args: self.raise_pending())
+
+    @contextmanager
+    def hold(self):
+        """Let a signal wait until the body has run."""
+        (before, self.wait) = (self.wait, True)
+        try:
+            yield
+        finally:
+            self.wait = before
+        if not before:
+            self.raise_pending()
 
     def end_steps(self):
         """From now on end the script at once again."""

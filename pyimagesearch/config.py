@@ -50,7 +50,7 @@ else:
 
 # start from the ImageNet weights (False: from random ones)
 PRETRAINED = True
-# images in a training batch, per GPU; a CPU or Apple's GPU gets fewer, as 128 take 6 to 17 GiB
+# images in a training batch, per GPU; a CPU or Apple's GPU gets fewer, as 128 take 6 to 17 GB
 LOCAL_BATCH_SIZE = 128 if "cuda" in str(DEVICE) else 32
 # images in an inference batch, per GPU
 PRED_BATCH_SIZE = 4
@@ -60,8 +60,8 @@ EPOCHS = 20
 LR = 0.0001
 # seed of the random weights, of the order of the images and of their augmentation
 SEED = 42
-# processes that load images: one per CPU that this process may use, which in a container is
-# fewer than the host has; at most four on Windows and macOS, where each takes half a gigabyte
+# processes per loader that load images: one per CPU that this process may use, which in a container
+# is fewer than the host has; at most four on Windows and macOS, where each takes half a gigabyte
 NUM_WORKERS = joblib.cpu_count() if sys.platform == "linux" else min(joblib.cpu_count(), 4)
 
 # what the scripts write: training plot, trained weights, classification report, confusion matrix,

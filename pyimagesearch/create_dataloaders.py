@@ -17,11 +17,11 @@ from torch.utils.data import DataLoader, DistributedSampler
 from torchvision import datasets, transforms
 from torchvision.datasets.folder import is_image_file
 
-from . import config, devices
+from . import cli, config, devices
 from .cli import UserError, lacks_memory
 
-# how workers start: fork needs no main guard and takes no time; spawn is all that Windows and macOS
-# offer
+# how workers start: fork needs no main guard and no second import of torch; Windows has only spawn,
+# and fork is unsafe on macOS
 START_METHOD = "fork" if sys.platform == "linux" else "spawn"
 
 # PIL warns of oddities, such as a broken EXIF tag, in images that it reads all the same
@@ -91,7 +91,7 @@ def get_dataloader(rootDir, transforms, bs, shuffle=True):
         batch_size=bs,
         sampler=sampler,
         num_workers=numWorkers,
-        worker_init_fn=hush,
+        worker_init_fn=silence_worker,
         # keep the workers between epochs: forking new ones takes 2 to 4 s on a CPU
         persistent_workers=numWorkers > 0,
         multiprocessing_context=START_METHOD if numWorkers else None,
@@ -131,26 +131,34 @@ class SeededImageFolder(datasets.ImageFolder):
 
 
 class QuietDataLoader(DataLoader):
-    """A DataLoader whose workers leave Ctrl-C to the script, which ends them."""
+    """A DataLoader whose workers ignore Ctrl-C from their start (on Windows once they run): the
+    script ends them."""
 
     def __iter__(self):
-        if not hasattr(signal, "pthread_sigmask"):
+        # with persistent workers, they start at the first pass
+        if self.num_workers == 0 or self._iterator is not None:
             return super().__iter__()
-        if START_METHOD == "spawn":
-            # its start, in the middle of the first worker's, would unblock the signal
-            resource_tracker.ensure_running()
-        # workers inherit that the signal is blocked, and a spawned one prints no traceback while it
-        # imports torch; the script itself receives the signal afterwards
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-        try:
-            return super().__iter__()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        # forked workers would keep it, and the script would write to copies
+        devices.release_memory()
+        with cli.interrupts.hold():
+            if not hasattr(signal, "pthread_sigmask"):
+                return super().__iter__()
+            if START_METHOD == "spawn":
+                # its start, in the middle of the first worker's, would unblock the signal
+                resource_tracker.ensure_running()
+            # workers inherit that the signal is blocked: spawned ones would print tracebacks while
+            # they import torch
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+            try:
+                return super().__iter__()
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def hush(workerId):
-    """Leave it to the script to say what went wrong in a worker, whose thread that passes tensors
-    on would print a traceback."""
+def silence_worker(workerId):
+    """Leave Ctrl-C to the script, and errors too: the thread of a worker that passes tensors on
+    prints a traceback when the script ends first."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.excepthook = lambda *error: None
 
 

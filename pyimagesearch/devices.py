@@ -175,8 +175,6 @@ def parallelize(model):
     DistributedDataParallel where torchrun started the processes, and as it is on a single device.
     """
     keep_memory()
-    # all images have one size, for which cuDNN looks for its fastest algorithms once
-    torch.backends.cudnn.benchmark = True
     # with the channels last, convolutions need not reorder their input
     model = model.to(memory_format=memory_format(config.DEVICE))
     if distributed.is_initialized():
@@ -185,24 +183,35 @@ def parallelize(model):
             # sync_buffers() broadcasts them once per epoch: a forward pass that did would wait for
             # processes that have no batch left
             forward_sync_buffers=False,
-            # gradients are views of what is all-reduced: no second copy of them all
+            # gradients are views into the all-reduce buckets: no second copy
             gradient_as_bucket_view=True,
         )
     return nn.DataParallel(model) if count_gpus() > 1 else model
 
 
-def keep_memory():
-    """Keep the memory of one training step for the next, on a CPU under glibc.
+def call_glibc(name, *args):
+    """Call a function of glibc that tunes its memory; do nothing on a GPU and on other systems."""
+    isLinux = sys.platform == "linux" and config.DEVICE.type == "cpu"
+    function = getattr(ctypes.CDLL(None), name, None) if isLinux else None
+    if function:
+        function(*args)
 
-    glibc gives large blocks back to the system, which hands them out again page by page: a fifth of
-    the time of a step.
+
+def keep_memory():
+    """Keep the memory of a training step for the next one.
+
+    By default glibc returns large blocks to the system, and each page of them faults in again: a
+    fifth of a step's time.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if config.DEVICE.type == "cpu" and mallopt:
-        # the numbers of malloc.h: no block is mapped by itself, and the heap never shrinks
-        (M_MMAP_MAX, M_TRIM_THRESHOLD) = (-4, -1)
-        mallopt(M_MMAP_MAX, 0)
-        mallopt(M_TRIM_THRESHOLD, -1)
+    # the numbers of malloc.h: no block gets an mmap of its own, and the heap never shrinks
+    (M_MMAP_MAX, M_TRIM_THRESHOLD) = (-4, -1)
+    call_glibc("mallopt", M_MMAP_MAX, 0)
+    call_glibc("mallopt", M_TRIM_THRESHOLD, -1)
+
+
+def release_memory():
+    """Return to the system what keep_memory() kept and nothing uses."""
+    call_glibc("malloc_trim", 0)
 
 
 def unwrap(model):

@@ -6,6 +6,7 @@ import os
 import runpy
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -55,7 +56,7 @@ ORIGINAL_CONFIG = {
     "EPOCHS": 20,
     "LR": 0.0001,
     "SEED": 42,
-    "NUM_WORKERS": joblib.cpu_count(),
+    "NUM_WORKERS": joblib.cpu_count() if sys.platform == "linux" else min(joblib.cpu_count(), 4),
     "PLOT_PATH": os.path.join("output", "model_training.png"),
     "MODEL_PATH": os.path.join("output", "food_classifier.pth"),
     "REPORT_PATH": os.path.join("output", "classification_report.txt"),
@@ -76,6 +77,11 @@ def fresh_config(tmp_path, monkeypatch):
     # cli.run() handles signals; afterwards pytest does again
     monkeypatch.setattr(cli, "interrupts", cli.Interrupts())
     yield
+    for process in started:
+        # only after a failure there is one left
+        process.kill()
+        process.join()
+    started.clear()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
@@ -147,8 +153,10 @@ def run_script(name, *flags, cwd=".", pythonFlags=("-W", "error"), env=None, cla
 
 
 # forks processes that have imported everything already
-fork = multiprocessing.get_context("forkserver")
-fork.set_forkserver_preload(["conftest", "train_distributed", "distributed_inference"])
+forkserver = multiprocessing.get_context("forkserver")
+forkserver.set_forkserver_preload(["conftest", "train_distributed", "distributed_inference"])
+# the processes that a test has started
+started = []
 
 
 def run_here(name, flags, env, settings, before, output):
@@ -163,12 +171,11 @@ def run_here(name, flags, env, settings, before, output):
     for key, value in (values | settings).items():
         setattr(create_dataloaders if key == "START_METHOD" else config, key, value)
     food_classifier.densenet121 = lambda weights: TinyNet()
-    # as in a process that is started anew
     multiprocessing.set_start_method(create_dataloaders.START_METHOD, force=True)
+    # as a process that is started anew, this one has to start a resource tracker if it needs one
     resource_tracker._resource_tracker._fd = None
     cli.interrupts = cli.Interrupts()
     sys.argv = [name, *flags]
-    sys.modules["__main__"].__file__ = name
     if before:
         before()
     runpy.run_path(str(PROJECT / name), run_name="__main__")
@@ -186,11 +193,12 @@ def start_forked(name, *flags, cwd=".", env=None, settings=None, before=None):
     output = Path(cwd).absolute() / f"process{len(list(Path(cwd).glob('process*.out')))}"
     output.with_suffix(".out").touch()
     args = (name, flags, env or {}, settings or {}, before, output)
-    process = fork.Process(target=run_here, args=args)
+    process = forkserver.Process(target=run_here, args=args)
     with pytest.MonkeyPatch.context() as patch:
         # where the server, which the first process starts, imports from
         patch.setenv("PYTHONPATH", os.pathsep.join([str(PROJECT / "tests"), str(PROJECT)]))
         process.start()
+    started.append(process)
     process.output = output
     return process
 
@@ -212,29 +220,43 @@ def run_forked(name, *flags, **others):
 
 def start_group(worldSize, name, *flags, **others):
     """Run a script in several processes of one machine, as torchrun does; see start_forked."""
-    envs = [torchrun_env(rank, worldSize, rank, worldSize) for rank in range(worldSize)]
+    envs = torchrun_envs(worldSize, machines=1)
     return [start_forked(name, *flags, env=env, **others) for env in envs]
+
+
+def torchrun_envs(worldSize, machines):
+    """Return the variables that torchrun sets for each of several processes."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        # free a moment later
+        port = server.getsockname()[1]
+    local = worldSize // machines
+    return [
+        {
+            "TORCHELASTIC_RUN_ID": "none",
+            "TORCHELASTIC_RESTART_COUNT": "0",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "RANK": str(rank),
+            "WORLD_SIZE": str(worldSize),
+            "LOCAL_RANK": str(rank % local),
+            "LOCAL_WORLD_SIZE": str(local),
+        }
+        for rank in range(worldSize)
+    ]
+
+
+def wait_until(process, condition):
+    """Return once condition() holds, as a process that start_forked() returned makes it."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert process.is_alive()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def wait_for_line(process, text):
     """Return once a process that start_forked() returned has printed text."""
-    while text not in process.output.with_suffix(".out").read_text():
-        assert process.is_alive()
-        time.sleep(0.02)
-
-
-def torchrun_env(rank, worldSize, localRank=0, localWorldSize=1, port=29511):
-    """Return the variables that torchrun sets for one of several processes."""
-    return {
-        "TORCHELASTIC_RUN_ID": "none",
-        "TORCHELASTIC_RESTART_COUNT": "0",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "RANK": str(rank),
-        "WORLD_SIZE": str(worldSize),
-        "LOCAL_RANK": str(localRank),
-        "LOCAL_WORLD_SIZE": str(localWorldSize),
-    }
+    wait_until(process, lambda: text in process.output.with_suffix(".out").read_text())
 
 
 @pytest.fixture(scope="session")

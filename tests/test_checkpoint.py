@@ -21,8 +21,9 @@ from conftest import (
     read_forked,
     run_forked,
     start_forked,
-    torchrun_env,
+    torchrun_envs,
     wait_for_line,
+    wait_until,
 )
 
 import train_distributed
@@ -491,11 +492,10 @@ def test_machines_that_disagree_end_with_the_same_line(settings, change, says):
     change_images(change)
     same = {"IMAGE_SIZE": 64, "EPOCHS": 1, "LOCAL_BATCH_SIZE": 5, "PRETRAINED": False}
     start = time.monotonic()
+    (first, second) = torchrun_envs(2, machines=2)
     processes = [
-        start_forked(
-            "train_distributed.py", cwd=name, env=torchrun_env(rank, 2), settings=same | changes
-        )
-        for rank, (name, changes) in enumerate([("first", {}), ("second", settings)])
+        start_forked("train_distributed.py", cwd=name, env=env, settings=same | changes)
+        for name, env, changes in (("first", first, {}), ("second", second, settings))
     ]
     runs = [read_forked(process) for process in processes]
     assert time.monotonic() - start < 30
@@ -517,16 +517,15 @@ def start_pair(**settings):
     draw_class_folders(Path("dataset"), counts=(8, 4, 4))
     same = {"IMAGE_SIZE": 64, "EPOCHS": 2, "LOCAL_BATCH_SIZE": 4, "PRETRAINED": False}
     return [
-        start_forked("train_distributed.py", env=torchrun_env(rank, 2), settings=same | settings)
-        for rank in range(2)
+        start_forked("train_distributed.py", env=env, settings=same | settings)
+        for env in torchrun_envs(2, machines=2)
     ]
 
 
 @pytest.mark.parametrize("lost", [0, 1])
 def test_a_process_whose_partner_is_lost_says_so_in_one_line(lost):
     processes = start_pair(EPOCHS=10000, NUM_WORKERS=1)
-    while not os.path.exists(config.CHECKPOINT_PATH):
-        time.sleep(0.05)
+    wait_until(processes[0], lambda: os.path.exists(config.CHECKPOINT_PATH))
     processes[lost].kill()
     start = time.monotonic()
     run = read_forked(processes[1 - lost])
@@ -542,8 +541,7 @@ def test_a_process_whose_partner_is_lost_says_so_in_one_line(lost):
 
 def test_a_second_signal_ends_a_process_that_waits_for_another(tmp_path):
     processes = start_pair(EPOCHS=10000, NUM_WORKERS=1)
-    while not os.path.exists(config.CHECKPOINT_PATH):
-        time.sleep(0.05)
+    wait_until(processes[0], lambda: os.path.exists(config.CHECKPOINT_PATH))
     os.kill(processes[1].pid, signal.SIGSTOP)
     time.sleep(0.5)
     for _ in range(2):
@@ -588,10 +586,11 @@ def test_the_time_taken_is_right_when_the_clock_is_set_back(tinyRun, capsys, mon
 
 def limit_open_files():
     """Let this process open 36 files more than are open already."""
-    limit = len(os.listdir("/proc/self/fd")) + 36
+    limit = len(os.listdir("/dev/fd")) + 36
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="workers share memory in another way")
 def test_the_workers_of_training_end_before_those_of_the_test_set_start():
     draw_class_folders(Path("dataset"))
     flags = "--image-size 64 --epochs 1 --num-workers 2 --local-batch-size 2 --no-pretrained"

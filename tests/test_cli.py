@@ -176,7 +176,7 @@ def test_config_is_checked_without_a_context_on_the_gpu(monkeypatch, device, isT
 
 def test_config_is_taken_where_its_meaning_is_plain(monkeypatch):
     monkeypatch.setenv("HOME", os.path.abspath("home"))
-    (config.DEVICE, config.CLASSES) = ("cpu", [" Bread", "Noodles/Pasta ", "Egg"])
+    (config.DEVICE, config.CLASSES) = ("cpu", [" Bread", "Noodles / Pasta ", "Egg"])
     (config.DATA_PATH, config.TRAIN) = ("~/photos", os.path.join("~", "dataset", "training"))
     cli.check_config()
     assert config.DEVICE == torch.device("cpu")
@@ -224,6 +224,21 @@ def test_a_second_signal_or_ten_seconds_in_a_lost_collective_end_the_script(
 def test_a_signal_acts_at_once_where_no_training_runs():
     with pytest.raises(KeyboardInterrupt):
         cli.Interrupts().handle(signal.SIGINT, None)
+
+
+def test_a_signal_that_is_held_acts_after_the_body():
+    interrupts = cli.Interrupts()
+    done = []
+    with pytest.raises(KeyboardInterrupt), interrupts.hold():
+        interrupts.handle(signal.SIGINT, None)
+        done.append("body")
+    assert done == ["body"]
+    # in a training it waits for the end of a step anyway
+    interrupts = cli.Interrupts()
+    interrupts.wait = True
+    with interrupts.hold():
+        interrupts.handle(signal.SIGINT, None)
+    assert interrupts.wait
 
 
 def test_a_worker_leaves_signals_to_the_script(monkeypatch):
@@ -375,7 +390,7 @@ BAD_INPUTS = [
         PREPARE,
         "",
         lambda: draw_image(Path("Food-11/training/Bread/0_0.jpg"), 0),
-        "Food-11/training/Bread/0_0.jpg: has the name and class of another image (Food-11/trai",
+        "Food-11/training/Bread/0_0.jpg: same name and class as another image (Food-11/trainin",
         1,
     ),
     (
@@ -383,7 +398,7 @@ BAD_INPUTS = [
         PREPARE,
         "",
         lambda: draw_image(Path("dataset/training/Pizza/0_7.jpg"), 0),
-        "dataset/training/Pizza: holds images of an earlier data set (1, such as 0_7.jpg); remove ",
+        "dataset/training/Pizza: holds images of an earlier data set or split (1, such as 0_7",
         1,
     ),
     ("dataset is a file", PREPARE, "", lambda: replace_folder("dataset"), "dataset", 1),

@@ -86,6 +86,19 @@ def test_memory_is_kept_on_a_cpu_where_the_system_can(monkeypatch, device, hasMa
     assert calls == expected
 
 
+def test_workers_start_with_no_more_memory_than_is_in_use(monkeypatch):
+    draw_class_folders(Path("dataset"))
+    (config.NUM_WORKERS, config.IMAGE_SIZE) = (1, 64)
+    calls = []
+    monkeypatch.setattr(devices, "release_memory", lambda: calls.append("release"))
+    transform = create_dataloaders.test_transform()
+    (_, loader) = create_dataloaders.get_dataloader(config.TRAIN, transform, bs=8)
+    for _ in range(2):
+        list(loader)
+    # at the first pass, not at each
+    assert calls == ["release"]
+
+
 def test_a_gpu_of_its_own_is_made_the_current_one(monkeypatch):
     chosen = []
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)

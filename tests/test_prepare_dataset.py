@@ -26,7 +26,7 @@ def tree(root):
 def test_prints_its_lines_and_no_warning(finishedRun):
     (_, (prepare, _, _)) = finishedRun
     # draw_food11 draws the same images in each split
-    expected = "[INFO] images in two splits or more: 22; the report will flatter...\n"
+    expected = "[INFO] images in more than one split: 22; accuracy will look too high...\n"
     expected += "[INFO] copying images...\n"
     for split, count in (("training", 33), ("validation", 22), ("evaluation", 22)):
         expected += f"[INFO] total images found: {count}...\n"
@@ -130,7 +130,7 @@ def test_all_problems_are_listed_together_and_nothing_is_copied(capsys):
         [
             f"{Path('Food-11/validation')}{os.sep}lunch.jpg: the name does not begin with",
             f"{Path('Food-11/training')}{os.sep}0_0.jpg: cannot be read as an image",
-            f"{Path('dataset/training/Pizza')}: holds images of an earlier data set (1, such",
+            f"{Path('dataset/training/Pizza')}: holds images of an earlier data set or split",
             f"{Path('Food-11/evaluation')}: no image of class 4, Fried_food",
         ],
         strict=True,
@@ -260,12 +260,19 @@ def test_photographs_that_were_added_or_moved_are_met_with_the_way_to_go_on():
     with pytest.raises(UserError) as caught:
         prepare()
     assert re.search(
-        r"dataset.\w+.pizza: holds .* earlier data set \(1, such as ", str(caught.value)
+        r"dataset.\w+.pizza: holds .* earlier data set or split \(1, such as ", str(caught.value)
     )
     assert "; remove the folder dataset and run this script again" in str(caught.value)
     shutil.rmtree("dataset")
     prepare()
     assert len(tree("dataset")) == 40
+
+
+def test_file_names_that_are_no_text_are_split_as_well():
+    draw_photos({"pizza": 4, "salad": 3})
+    os.rename("photos/pizza/0.jpg", b"photos/pizza/\xff.jpg")
+    prepare()
+    assert len(tree("dataset")) == 7
 
 
 def test_a_class_of_too_few_photographs_to_split_is_named():
@@ -312,12 +319,12 @@ def test_unreadable_images_of_a_folder_are_one_line(capsys):
 def test_copies_of_an_image_in_two_splits_are_counted(capsys):
     draw_photos({"pizza": 20, "salad": 20})
     prepare()
-    assert "two splits" not in capsys.readouterr().out
+    assert "more than one split" not in capsys.readouterr().out
     shutil.rmtree("dataset")
     for number in range(10):
         shutil.copy("photos/pizza/0.jpg", f"photos/pizza/copy{number}.jpg")
     prepare()
-    assert "[INFO] images in two splits or more: 1; " in capsys.readouterr().out
+    assert "[INFO] images in more than one split: 1; " in capsys.readouterr().out
 
 
 def test_sample_never_touches_a_data_path_that_exists():
