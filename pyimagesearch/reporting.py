@@ -135,8 +135,9 @@ def plot_confusion(targets, preds, classes):
     if isLegible:
         for text, count, rate in zip(display.text_.flat, counts.flat, rates.flat, strict=True):
             text.set_text(f"{count}\n{rate:.0%}" if count else "")
+            text.set_color("white" if rate > 0.5 else "black")
     accuracy = np.trace(counts) / counts.sum()
-    axes.set_title(f"Test accuracy {accuracy:.2f}: images, and percent of the true class")
+    axes.set_title(f"Test accuracy {accuracy:.2f}\nimages, and percent of the true class")
     plt.setp(axes.get_xticklabels(), ha="right", rotation_mode="anchor", parse_math=False)
     plt.setp(axes.get_yticklabels(), parse_math=False)
     save_figure(figure, config.CONFUSION_PATH)

@@ -134,7 +134,11 @@ def fail(error):
         (torch.OutOfMemoryError("CUDA out of memory. Tried"), 1, "[ERROR] out of memory; "),
         (RuntimeError("worker is killed by signal: Killed. "), 1, "[ERROR] out of memory; "),
         (MemoryError(), 1, "[ERROR] out of memory; "),
-        (OSError(24, "Too many open files", "a.jpg"), 1, "[ERROR] too many open files; raise"),
+        (
+            OSError(24, "Too many open files", "a.jpg"),
+            1,
+            "[ERROR] too many open files; raise the limit (ulimit -n 4096), or use a smaller --num",
+        ),
         (RuntimeError("received 0 items of ancdata"), 1, "[ERROR] too many open files; raise"),
         (RuntimeError("CUDA error: invalid device ordinal"), 1, "[ERROR] more processes than G"),
         (RuntimeError("gloo/transport/tcp/pair.cc:561] Connection closed"), 1, "[ERROR] lost the "),
