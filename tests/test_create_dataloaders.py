@@ -80,6 +80,14 @@ def test_an_epoch_can_be_repeated_by_any_number_of_workers():
     assert not torch.equal(passes[0], passes[1])
 
 
+def test_the_augmentation_of_an_image_differs_between_epochs():
+    draw_class_folders(Path("dataset"), counts=(4, 1, 1))
+    (ds, loader) = get_dataloader(config.TRAIN, None, bs=5)
+    (first, second) = ({index: seed for seed, index in loader.sampler} for _ in range(2))
+    assert set(first) == set(second) == set(range(len(ds)))
+    assert not set(first.values()) & set(second.values())
+
+
 def test_loading_without_workers_uses_no_global_random_numbers():
     draw_class_folders(Path("dataset"), counts=(4, 1, 1))
     config.IMAGE_SIZE = 32
