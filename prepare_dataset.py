@@ -191,14 +191,11 @@ def check_split(rootDir, destiDir, targets):
             )
     # leftovers of an earlier data set would be trained on, as ImageFolder takes all that it finds
     expected = set(targets.values())
-    leftovers = defaultdict(list)
-    for path in list_images(destiDir):
-        if path not in expected:
-            leftovers[os.path.dirname(path)].append(os.path.basename(path))
-    for folder, names in leftovers.items():
+    leftovers = [path for path in list_images(destiDir) if path not in expected]
+    if leftovers:
         problems.append(
-            f"{folder}: holds images of an earlier data set or split ({len(names)}, such as "
-            f"{names[0]}); remove the folder {config.BASE_PATH} and run this script again"
+            f"{destiDir}: holds images of an earlier data set or split ({len(leftovers)}, such as "
+            f"{leftovers[0]}); remove the folder {config.BASE_PATH} and run this script again"
         )
     return problems
 

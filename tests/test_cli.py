@@ -402,7 +402,7 @@ BAD_INPUTS = [
         PREPARE,
         "",
         lambda: draw_image(Path("dataset/training/Pizza/0_7.jpg"), 0),
-        "dataset/training/Pizza: holds images of an earlier data set or split (1, such as 0_7",
+        "dataset/training: holds images of an earlier data set or split (1, such as dataset/trai",
         1,
     ),
     ("dataset is a file", PREPARE, "", lambda: replace_folder("dataset"), "dataset", 1),
