@@ -17,8 +17,8 @@ TRAIN = os.path.join(BASE_PATH, "training")
 VAL = os.path.join(BASE_PATH, "validation")
 TEST = os.path.join(BASE_PATH, "evaluation")
 
-# class labels, in the order of the class index that begins each file name; a slash makes a
-# folder in a folder, and the report then reads the outer one
+# class labels, in the order of the class index that begins each file name, or the names of the
+# class folders in any order; a slash makes a folder in a folder, and the report reads the outer one
 CLASSES = [
     "Bread",
     "Dairy_product",
