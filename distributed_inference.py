@@ -1,62 +1,74 @@
 # USAGE
 # python distributed_inference.py
 # python distributed_inference.py lunch.jpg holiday/
-"""Step 3: look at predictions, for a batch of test images or for photographs of your own."""
+"""Step 3: look at predictions, for a batch of test images or for your own photographs."""
 
 # import the necessary packages
 import os
 import random
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+
+from pyimagesearch import cli, config, devices, reporting
+from pyimagesearch.cli import UserError
+from pyimagesearch.create_dataloaders import get_dataloader, test_transform
+from pyimagesearch.food_classifier import (
+    FoodClassifier,
+    list_names,
+    load_classifier,
+    load_densenet,
+    read_weights,
+)
+from pyimagesearch.images import list_images, load_image, report_others
 
 import torch
+from torch import nn
 from torchvision import transforms
 from torchvision.datasets.folder import IMG_EXTENSIONS
-
-from pyimagesearch import checkpoint, cli, config, create_dataloaders, devices, reporting
-from pyimagesearch.cli import UserError, lacks_memory
-from pyimagesearch.food_classifier import FoodClassifier, load_densenet, read_label
 
 
 def main():
     args = parse_args()
-    if devices.get_world_size() > 1:
-        raise UserError("inference runs in one process; start it with python, not with torchrun")
-    checkpoint.make_folder(config.RESULTS_PATH)
-    imagePaths = find_images(args.paths)
+    if args.paths:
+        classify_files(args.paths)
+        return
+    # read the trained weights, which know their classes, image size and normalization
+    (state, classes) = read_weights(config.MODEL_PATH)
 
     # determine the number of GPUs we have
-    print(f"[INFO] number of GPUs found: {devices.count_gpus()}...")
+    numGPU = devices.count_gpus()
+    print(f"[INFO] number of GPUs found: {numGPU}...")
 
     # determine the batch size based on the number of devices
     batchSize = config.PRED_BATCH_SIZE * devices.count_devices()
     print(f"[INFO] using a batch size of {batchSize}...")
-    print(f"[INFO] running on {devices.describe_devices()}...")
 
-    # load our trained food classifier, which knows its classes, image size and normalization
-    (model, classes) = load_model()
-    testTransform = create_dataloaders.test_transform()
-
-    # photographs of the user's own need no data set
-    if args.paths:
-        classify_files(model, classes, imagePaths, testTransform, batchSize)
-        return
+    # define the preprocessing
+    testTransform = test_transform()
 
     # calculate the inverse mean and standard deviation, and define our denormalization transform
     invMean = [-mean / std for (mean, std) in zip(config.MEAN, config.STD, strict=True)]
     invStd = [1 / std for std in config.STD]
     deNormalize = transforms.Normalize(mean=invMean, std=invStd)
 
-    # create the test data loader, whose first batch the seed chooses
+    # create the test data loader; SEED selects the batch
     print(f"[INFO] seed of the test batch: {config.SEED}...")
-    (testDS, testLoader) = create_dataloaders.get_dataloader(
-        config.TEST, transforms=testTransform, bs=batchSize
-    )
+    (testDS, testLoader) = get_dataloader(config.TEST, testTransform, bs=batchSize)
     if testDS.classes != classes:
         raise UserError(
-            f"{config.MODEL_PATH}: the weights know {list_names(classes)}; {testDS.root} has "
-            f"{list_names(testDS.classes)}; train again, or prepare the data set of these weights"
+            f"{config.MODEL_PATH}: the weights were trained on {list_names(classes)}; "
+            f"{testDS.root} has {list_names(testDS.classes)}; train again, or prepare the data set "
+            "of these weights"
         )
+
+    # load up the DenseNet121 model, initialize our food classifier with the trained state, and
+    # move it to the device
+    model = FoodClassifier(load_densenet(pretrained=False), len(classes))
+    model.load_state_dict(state)
+    model = model.to(config.DEVICE)
+
+    # if there is more than one GPU, parallelize the model
+    if numGPU > 1:
+        model = nn.DataParallel(model)
 
     # grab a batch of test data, and predict its classes
     (images, labels) = next(iter(testLoader))
@@ -77,95 +89,33 @@ def main():
     reporting.plot_predictions(pictures, titles, hits)
 
 
-def list_names(classes):
-    """Return as text the number of classes and their names."""
-    more = ", ..." if len(classes) > 20 else ""
-    return f"{len(classes)} classes: {', '.join(classes[:20])}{more}"
-
-
-def load_model():
-    """Return the trained FoodClassifier, ready to predict, on all devices, and its class names.
-
-    Sets config's IMAGE_SIZE, MEAN and STD to those that the weights were trained with; weights
-    without metadata use config's values. Raises UserError if MODEL_PATH does not hold the weights
-    of a FoodClassifier.
-    """
-    state = checkpoint.load_state(config.MODEL_PATH)
-    try:
-        (classes, config.IMAGE_SIZE, config.MEAN, config.STD) = read_label(state)
-        numClasses = len(state["classifier.bias"])
-        if numClasses != len(classes):
-            raise UserError(
-                f"{config.MODEL_PATH}: the weights know {numClasses} classes without their names, "
-                f"and CLASSES in config.py has {list_names(classes)}; make them the same"
-            )
-        # load up the DenseNet121 model, and initialize our food classifier with the model state
-        model = FoodClassifier(load_densenet(pretrained=False), numClasses)
-        model.load_state_dict(state)
-    except (RuntimeError, TypeError, AttributeError, LookupError, ValueError) as error:
-        if lacks_memory(error):
-            raise
-        reason = str(error).splitlines()[-1].strip()
-        raise UserError(
-            f"{config.MODEL_PATH}: not the weights of a FoodClassifier over DenseNet121 "
-            f"({reason}); train_distributed.py writes such weights"
-        ) from error
-
-    # move the model to the device; nn.DataParallel if there is more than one GPU
-    model = devices.parallelize(model.to(config.DEVICE))
-    # set the model in evaluation mode
-    return model.eval(), classes
-
-
 def predict(model, images):
     """Return the probability of each class (N, numClasses) for images (N, 3, H, W)."""
-    # switch off autograd
+    # set the model in evaluation mode, and switch off autograd
+    model.eval()
     with torch.inference_mode():
         return model(images.to(config.DEVICE)).softmax(1).cpu()
 
 
-def find_images(names):
-    """Return the paths of all image files that names, files and folders, stand for.
-
-    Says how many other files the folders hold. Raises UserError for a folder without images and for
-    a name of nothing.
-    """
-    imagePaths = []
-    for name in names:
-        if not os.path.exists(name):
-            raise UserError(f"{name}: no such file or folder; check the path")
-        found = [name]
-        if os.path.isdir(name):
-            found = create_dataloaders.list_images(name)
-            create_dataloaders.tell_others(name)
-        if not found:
-            kinds = " ".join(IMG_EXTENSIONS)
-            raise UserError(f"{name}: no image in this folder ({kinds}); check the path")
-        imagePaths += found
-    return imagePaths
-
-
-def load_photo(path):
-    """Return the photograph at path as a PIL image, or the UserError if it cannot be read."""
-    try:
-        return create_dataloaders.load_image(path, config.IMAGE_SIZE)
-    except UserError as error:
-        return error
-
-
-def classify_files(model, classes, imagePaths, testTransform, batchSize):
-    """Print the three likeliest classes of each image file, and show the photographs.
-
-    Raises UserError at the end if some cannot be read.
-    """
+def classify_files(names):
+    """Print the three likeliest classes of each image in the given files and folders, and show the
+    photographs; raise UserError at the end if some cannot be read."""
+    imagePaths = find_images(names)
+    (model, classes, testTransform) = load_classifier(config.MODEL_PATH)
+    if devices.count_gpus() > 1:
+        model = nn.DataParallel(model)
+    batchSize = config.PRED_BATCH_SIZE * devices.count_devices()
     (pictures, titles, bad) = ([], [], [])
-    with ThreadPoolExecutor(max(config.NUM_WORKERS, 1)) as pool:
+    with ThreadPoolExecutor() as pool:
         for start in range(0, len(imagePaths), batchSize):
+            photos = {}
             batch = imagePaths[start : start + batchSize]
-            photos = dict(zip(batch, pool.map(load_photo, batch), strict=True))
-            for path in [path for path in batch if isinstance(photos[path], UserError)]:
-                bad.append(photos.pop(path))
-                print(f"[INFO] left out: {bad[-1]}")
+            for path, photo in zip(batch, pool.map(load_photo, batch), strict=True):
+                if isinstance(photo, UserError):
+                    bad.append(photo)
+                    print(f"[INFO] left out: {photo}")
+                else:
+                    photos[path] = photo
             if not photos:
                 continue
             images = torch.stack([testTransform(photo) for photo in photos.values()])
@@ -183,25 +133,42 @@ def classify_files(model, classes, imagePaths, testTransform, batchSize):
         raise UserError(f"photographs left out: {len(bad)} of {len(imagePaths)}; {bad[0]}")
 
 
+def load_photo(path):
+    """Return the photograph at path as a PIL image, or the UserError if it cannot be read."""
+    try:
+        return load_image(path, config.IMAGE_SIZE)
+    except UserError as error:
+        return error
+
+
+def find_images(names):
+    """Return the paths of all images in the given files and folders; raise UserError for a folder
+    without images and for a missing path."""
+    imagePaths = []
+    for name in names:
+        if not os.path.exists(name):
+            raise UserError(f"{name}: no such file or folder; check the path")
+        found = list_images(name) if os.path.isdir(name) else [name]
+        if os.path.isdir(name):
+            report_others(name)
+        if not found:
+            kinds = " ".join(IMG_EXTENSIONS)
+            raise UserError(f"{name}: no image in this folder ({kinds}); check the path")
+        imagePaths += found
+    return imagePaths
+
+
 def parse_args():
-    """Return the parsed command line."""
+    """Take the device, and return the parsed command line."""
+    devices.join_processes()
+    if devices.get_world_size() > 1:
+        raise UserError("inference runs in one process; start it with python, not with torchrun")
+    # another batch of test images each time, and a single one needs no workers
+    (config.SEED, config.NUM_WORKERS) = (random.randrange(10**6), 0)
     example = "python distributed_inference.py lunch.jpg holiday/"
-    parser = cli.make_parser(__doc__, ["PRED_BATCH_SIZE", "NUM_WORKERS"], example)
-    config.SEED = random.randrange(10**6)
-    parser.add_argument(
-        "--seed",
-        dest="SEED",
-        metavar="N",
-        type=partial(cli.read_setting, "SEED"),
-        default=config.SEED,
-        help="seed that chooses the batch of test images (default: another one each time)",
-    )
-    parser.add_argument(
-        "paths",
-        nargs="*",
-        metavar="PATH",
-        help="image files, and folders of such, to classify (default: a batch of test images)",
-    )
+    parser = cli.make_parser(__doc__, ["PRED_BATCH_SIZE", "SEED"], example)
+    text = "image files, and folders of such, to classify (default: a batch of test images)"
+    parser.add_argument("paths", nargs="*", metavar="PATH", help=text)
     return cli.parse_args(parser)
 
 

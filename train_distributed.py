@@ -4,81 +4,58 @@
 """Step 2: fine-tune DenseNet121 on the prepared photographs, and report on the test set."""
 
 # import the necessary packages
-import math
 import time
+
+from pyimagesearch import checkpoint, cli, config, create_dataloaders, devices, reporting
+from pyimagesearch.create_dataloaders import get_dataloader, test_transform, train_transform
+from pyimagesearch.food_classifier import FoodClassifier, freeze_batch_norm, load_densenet
+from pyimagesearch.reporting import BatchProgress, Progress
 
 import torch
 from torch import nn, optim
-
-from pyimagesearch import checkpoint, cli, config, create_dataloaders, devices, reporting
-from pyimagesearch.cli import UserError
-from pyimagesearch.food_classifier import (
-    FoodClassifier,
-    freeze_batch_norm,
-    label_weights,
-    load_densenet,
-)
-from pyimagesearch.reporting import BatchProgress, Progress
+from torch.nn.parallel import DistributedDataParallel
 
 
 def main():
-    args = parse_args()
-    torch.manual_seed(config.SEED)
-    # all processes need the same settings and images; a resumed run needs those of the first run
-    record = checkpoint.get_record()
-    checkpoint.compare_processes(record)
+    # join the processes that torchrun started, if it did; start a new run, or open the old one
+    run = start()
 
     # determine the number of GPUs we have
     numGPU = devices.count_gpus()
     print(f"[INFO] number of GPUs found: {numGPU}...")
 
-    # determine the batch size: it grows with the number of devices, at least one: the CPU
+    # determine the batch size: it grows with the number of devices, GPUs or the CPU
     numDevices = devices.count_devices()
     batchSize = config.LOCAL_BATCH_SIZE * numDevices
     print(f"[INFO] using a batch size of {batchSize}...")
-    print(f"[INFO] running on {devices.describe_devices()}...")
 
     # define the augmentation of the training images, and the preprocessing of all others
-    trainTransform = create_dataloaders.train_transform()
-    testTransform = create_dataloaders.test_transform()
+    trainTransform = train_transform()
+    testTransform = test_transform()
 
     # create the data loaders
-    (trainDS, trainLoader) = create_dataloaders.get_dataloader(
-        config.TRAIN, transforms=trainTransform, bs=batchSize
-    )
-    (valDS, valLoader) = create_dataloaders.get_dataloader(
-        config.VAL, transforms=testTransform, bs=batchSize, shuffle=False
-    )
-    (testDS, testLoader) = create_dataloaders.get_dataloader(
-        config.TEST, transforms=testTransform, bs=batchSize, shuffle=False
-    )
-    check_classes(trainDS, valDS, testDS)
+    (trainDS, trainLoader) = get_dataloader(config.TRAIN, trainTransform, bs=batchSize)
+    (valDS, valLoader) = get_dataloader(config.VAL, testTransform, bs=batchSize, shuffle=False)
+    (testDS, testLoader) = get_dataloader(config.TEST, testTransform, bs=batchSize, shuffle=False)
 
-    # load the checkpoint to resume from; only the main process reads and writes output/
-    state = None
-    if devices.is_main_process():
-        checkpoint.lock_output()
-        state = checkpoint.load_checkpoint(record) if args.resume else None
-    state = devices.broadcast(state)
-
-    # load up the DenseNet121 model; a checkpoint would overwrite the ImageNet weights
-    with devices.local_main_process_first():
-        baseModel = load_densenet(pretrained=config.PRETRAINED and state is None)
+    # load up the DenseNet121 model; no ImageNet weights when resuming, as the checkpoint has ours
+    baseModel = load_densenet(pretrained=config.PRETRAINED and "model" not in run)
 
     # freeze its batch normalization when fine-tuning, as the statistics of ImageNet are more
     # reliable than those of small batches
     if config.PRETRAINED:
         freeze_batch_norm(baseModel)
 
-    # initialize our food classifier, label its weights with what they are trained on, and move it
-    # to the device
+    # initialize our food classifier and move it to the device
     model = FoodClassifier(baseModel, len(trainDS.classes))
-    label_weights(model, trainDS.classes)
     model = model.to(config.DEVICE)
+    plainModel = model
 
-    # if there is more than one GPU, parallelize the model: by nn.DataParallel, or under torchrun by
-    # DistributedDataParallel
-    model = devices.parallelize(model)
+    # if there is more than one GPU, parallelize the model; under torchrun, each process has one
+    if devices.get_world_size() > 1:
+        model = DistributedDataParallel(model, **devices.DDP_OPTIONS)
+    elif numGPU > 1:
+        model = nn.DataParallel(model)
     # let cuDNN time its algorithms and keep the fastest, as training images have one size
     torch.backends.cudnn.benchmark = True
 
@@ -86,7 +63,7 @@ def main():
     # operation) and the gradient scaler, which keeps small gradients from becoming 0 in fp16
     lossFunc = nn.CrossEntropyLoss()
     opt = optim.Adam(model.parameters(), lr=config.LR * numDevices, fused=True)
-    isHalf = devices.compute_dtype(config.DEVICE) == torch.float16
+    isHalf = devices.compute_dtype() == torch.float16
     scaler = torch.amp.GradScaler(config.DEVICE.type, enabled=isHalf)
 
     # initialize a learning-rate scheduler that decays the rate by a factor of 0.1 every 10 epochs:
@@ -96,24 +73,12 @@ def main():
     # initialize a dictionary to store the training history
     H = {"train_loss": [], "train_acc": [], "val_loss": [], "val_acc": []}
 
-    # restore the state of the checkpoint
-    parts = {
-        "model": devices.unwrap(model),
-        "opt": opt,
-        "scaler": scaler,
-        "lrScheduler": lrScheduler,
-    }
+    # when resuming, continue after the last completed epoch
+    parts = {"model": plainModel, "opt": opt, "scaler": scaler, "lrScheduler": lrScheduler}
     done = 0
-    if state:
-        (done, H) = checkpoint.restore_checkpoint(state, parts)
+    if "model" in run:
+        (done, H) = checkpoint.restore_checkpoint(run, parts)
         trainLoader.sampler.set_epoch(done)
-        print(f"[INFO] resuming after epoch {done}...")
-        if done >= config.EPOCHS:
-            print(f"[INFO] no epoch is left to train, as EPOCHS is {config.EPOCHS}...")
-    elif devices.is_main_process():
-        checkpoint.set_aside_run()
-    note_saved(done)
-    cli.interrupts.wait_for_steps(model)
 
     # loop over the epochs
     print("[INFO] training the network...")
@@ -122,9 +87,6 @@ def main():
     for e in epochs:
         (trainLoss, trainAcc) = train_one_epoch(model, trainLoader, lossFunc, opt, scaler)
         (valLoss, valAcc, _) = evaluate(model, valLoader, lossFunc)
-        if not math.isfinite(trainLoss + valLoss):
-            cli.interrupts.advice = "start again with a lower --lr"
-            raise UserError(f"training diverged: the loss of epoch {e + 1} is not a number")
 
         # update our learning rate and the training history
         lrScheduler.step()
@@ -132,9 +94,7 @@ def main():
         H["train_acc"].append(trainAcc)
         H["val_loss"].append(valLoss)
         H["val_acc"].append(valAcc)
-        if devices.is_main_process():
-            checkpoint.save_checkpoint(parts, e + 1, H, record)
-        note_saved(e + 1)
+        checkpoint.save_checkpoint(parts, e + 1, H, run["record"])
 
         # print the training and validation information; print() would break the progress bars
         epochs.write(f"[INFO] EPOCH: {e + 1}/{config.EPOCHS}")
@@ -145,23 +105,17 @@ def main():
     print(f"[INFO] total time taken to train the model: {time.monotonic() - startTime:.2f}s")
 
     # save the weights first, so that an error in the report or the plot cannot lose them
-    if devices.is_main_process():
-        checkpoint.save_weights(devices.unwrap(model))
+    checkpoint.save_weights(plainModel, trainDS.classes)
 
-    # evaluate the network on the test set; end the workers of the other loaders before
-    del trainLoader, valLoader
+    # evaluate the network on the test set
     print("[INFO] evaluating network...")
     (_, _, preds) = evaluate(model, testLoader, lossFunc)
-    cli.interrupts.end_steps()
 
     # generate a classification report, and plot the training loss and accuracy
-    if devices.is_main_process():
+    if devices.get_rank() == 0:
         reporting.save_report(testDS.targets, preds, testDS.classes)
-        reporting.plot_confusion(testDS.targets, preds, testDS.classes)
-        reporting.save_history(H)
         reporting.plot_history(H)
-    saved = [config.MODEL_PATH, config.REPORT_PATH, config.CONFUSION_PATH, config.PLOT_PATH]
-    print(f"[INFO] saved {', '.join(saved)}...")
+    print(f"[INFO] saved {config.MODEL_PATH}, {config.REPORT_PATH}, {config.PLOT_PATH}...")
     print("[INFO] to look at predictions: python distributed_inference.py")
 
 
@@ -172,27 +126,26 @@ def train_one_epoch(model, loader, lossFunc, opt, scaler):
     # initialize the total loss and the number of correct predictions; they stay on the device, as
     # calling .item() at every step would stall the GPU
     (totalLoss, correct) = (0, 0)
-    with BatchProgress(loader, "training") as bar:
-        # loop over the training set
-        for x, y in loader:
-            # send the input to the device, from pinned memory without waiting for it
-            x = x.to(config.DEVICE, non_blocking=loader.pin_memory)
-            y = y.to(config.DEVICE, non_blocking=loader.pin_memory)
-            # perform a forward pass and calculate the training loss
-            pred = model(x)
-            loss = lossFunc(pred, y)
-            # calculate the gradients and update the weights
-            scaler.scale(loss).backward()
-            scaler.step(opt)
-            scaler.update()
-            opt.zero_grad()
-            # add the loss to the total, and count the correct predictions
-            totalLoss += loss.detach() * len(y)
-            correct += (pred.argmax(1) == y).sum()
-            bar.show(len(y), totalLoss, correct)
+    # loop over the training set
+    bar = BatchProgress(loader, "training")
+    for (x, y) in bar:  # fmt: skip
+        # send the input to the device, from pinned memory without waiting for it
+        x = x.to(config.DEVICE, non_blocking=loader.pin_memory)
+        y = y.to(config.DEVICE, non_blocking=loader.pin_memory)
+        # perform a forward pass and calculate the training loss
+        pred = model(x)
+        loss = lossFunc(pred, y)
+        # calculate the gradients and update the weights
+        scaler.scale(loss).backward()
+        scaler.step(opt)
+        scaler.update()
+        opt.zero_grad()
+        # add the loss to the total, and count the correct predictions
+        totalLoss += loss.detach() * len(y)
+        correct += (pred.argmax(1) == y).sum()
+        bar.show(totalLoss, correct)
     devices.sync_buffers(model)
-    (totalLoss, correct, total) = devices.all_reduce(totalLoss, correct, len(loader.sampler))
-    return totalLoss / total, correct / total
+    return devices.mean_over_images(totalLoss, correct, loader)
 
 
 def evaluate(model, loader, lossFunc):
@@ -202,61 +155,36 @@ def evaluate(model, loader, lossFunc):
     model.eval()
     (totalLoss, correct, preds) = (0, 0, [])
     # switch off autograd
-    with torch.inference_mode(), BatchProgress(loader, "evaluating") as bar:
+    with torch.inference_mode():
         # loop over the images
-        for x, y in loader:
+        bar = BatchProgress(loader, "evaluating")
+        for (x, y) in bar:  # fmt: skip
             x = x.to(config.DEVICE, non_blocking=loader.pin_memory)
             y = y.to(config.DEVICE, non_blocking=loader.pin_memory)
             # make the predictions and calculate the loss
             pred = model(x)
             totalLoss += lossFunc(pred, y) * len(y)
+            correct += (pred.argmax(1) == y).sum()
             preds.append(pred.argmax(1))
-            correct += (preds[-1] == y).sum()
-            bar.show(len(y), totalLoss, correct)
-    (totalLoss, correct, total) = devices.all_reduce(totalLoss, correct, len(loader.sampler))
+            bar.show(totalLoss, correct)
     preds = devices.gather([label for batch in preds for label in batch.tolist()])
-    return totalLoss / total, correct / total, preds
+    return *devices.mean_over_images(totalLoss, correct, loader), preds
 
 
-def parse_args():
-    """Return the parsed command line."""
-    parser = cli.make_parser(
-        __doc__,
-        ["IMAGE_SIZE", "LOCAL_BATCH_SIZE", "EPOCHS", "LR", "SEED", "NUM_WORKERS", "PRETRAINED"],
-        example="python train_distributed.py --epochs 5 --lr 0.0005",
-    )
-    parser.add_argument(
-        "--resume",
-        action="store_true",
-        help="continue the run in output/ after its last completed epoch (default: no)",
-    )
-    return cli.parse_args(parser)
-
-
-def note_saved(epoch):
-    """Tell the script runner what to say if it is interrupted after so many saved epochs."""
-    cli.interrupts.saved = f"epoch {epoch} of {config.EPOCHS} is saved"
-    cli.interrupts.advice = f"add --resume to continue, or --resume --epochs {epoch} to finish here"
-    if epoch == 0:
-        cli.interrupts.saved = "no epoch is saved yet"
-        cli.interrupts.advice = "run the same command again"
-    elif epoch >= config.EPOCHS:
-        cli.interrupts.saved = "all epochs are saved"
-        cli.interrupts.advice = "add --resume to evaluate and report"
-
-
-def check_classes(trainDS, valDS, testDS):
-    """Raise UserError unless all splits hold the classes of config.py."""
-    classes = create_dataloaders.get_classes()
-    for ds in (trainDS, valDS, testDS):
-        print(f"[INFO] {ds.root}: {len(ds)} images of {len(ds.classes)} classes...")
-        # a class that one split lacks would shift every label after it
-        if ds.classes != classes:
-            odd = sorted(set(ds.classes) ^ set(classes))
-            raise UserError(
-                f"{ds.root} holds other classes than CLASSES in config.py (different: "
-                f"{', '.join(odd[:5])}); run prepare_dataset.py first"
-            )
+def start():
+    """Join the processes that torchrun started, read the command line, and start or resume a run;
+    return what checkpoint.start_run() returns."""
+    devices.join_processes()
+    names = "IMAGE_SIZE LOCAL_BATCH_SIZE EPOCHS LR SEED NUM_WORKERS PRETRAINED".split()
+    parser = cli.make_parser(__doc__, names, "python train_distributed.py --epochs 5 --lr 0.0005")
+    text = "continue the run in output/ after its last completed epoch (default: no)"
+    parser.add_argument("--resume", action="store_true", help=text)
+    run = checkpoint.start_run(cli.parse_args(parser))
+    create_dataloaders.check_splits()
+    print(f"[INFO] running on {devices.describe_devices()}...")
+    torch.manual_seed(config.SEED)
+    devices.keep_memory()
+    return run
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 
 # import the necessary packages
 import glob
-import hashlib
 import io
 import os
 import platform
@@ -15,36 +14,33 @@ import torch
 from filelock import FileLock, Timeout
 
 from . import config, devices
-from .cli import UserError, lacks_memory
-from .create_dataloaders import get_classes, list_images
+from .cli import UserError, compare, lacks_memory, set_config
+from .create_dataloaders import get_classes
+from .images import describe_images
 
+# the settings of a run, and its images by the name that messages use
+SETTINGS = ("IMAGE_SIZE", "SEED", "PRETRAINED", "MEAN", "STD", "EPOCHS", "LR", "LOCAL_BATCH_SIZE")
+SPLITS = {"the training set": "TRAIN", "the validation set": "VAL", "the test set": "TEST"}
 # the locks that this process holds until it ends
 locks = []
 
 
-def make_folder(path):
-    """Make the folder of the file path. Raises UserError if no file can be written there."""
-    folder = os.path.dirname(path) or "."
-    with suppress(OSError):
-        os.makedirs(folder, exist_ok=True)
-        if os.access(folder, os.W_OK):
-            return
-    raise UserError(f"{folder}: cannot write to this folder; check what it is and its permissions")
+def write_file(path, data, before=None):
+    """Write data (bytes) to path in one step: path never holds a partial file.
 
-
-def write_file(path, data):
-    """Write data (bytes) to path in one step: at no moment path holds half a file.
-
-    Raises UserError if that fails; path is then as it was.
+    before: function to call when the new file is complete and not yet in its place. Raises
+    UserError if writing fails; path is then as it was.
     """
-    make_folder(path)
     # unique per process
     partialPath = f"{path}.{os.getpid()}.partial"
     try:
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
         with open(partialPath, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        if before:
+            before()
         os.replace(partialPath, path)
     except OSError as error:
         raise UserError(
@@ -56,24 +52,30 @@ def write_file(path, data):
             os.remove(partialPath)
 
 
-def save_state(state, path):
-    """Write state, tensors and plain values in dicts and lists, to path; see write_file."""
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    write_file(path, buffer.getvalue())
+def save_state(state, path, before=None):
+    """Write tensors and plain values in dicts and lists to path, in the main process alone."""
+    if devices.get_rank() == 0:
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        write_file(path, buffer.getvalue(), before)
 
 
-def save_weights(model):
-    """Write the state dict of the plain model, all of it on the CPU, to MODEL_PATH."""
+def save_weights(model, classes):
+    """Write the state dict of the plain model, all of it on the CPU, to MODEL_PATH.
+
+    Its metadata, which load_state_dict() does not see, says what the weights were trained on: the
+    class names in the order of the logits, and config's IMAGE_SIZE, MEAN and STD.
+    """
     state = model.state_dict()
-    for name, tensor in state.items():
-        # in place, as a new dict would lose the metadata
-        state[name] = tensor.cpu()
+    # in place, as a new dict would lose the metadata
+    state.update({name: tensor.cpu() for name, tensor in state.items()})
+    facts = {"imageSize": config.IMAGE_SIZE, "mean": config.MEAN, "std": config.STD}
+    state._metadata[""].update(facts, classes=list(classes))
     save_state(state, config.MODEL_PATH)
 
 
 def load_state(path):
-    """Return the state that save_state wrote to path, its tensors on the CPU.
+    """Return what save_state wrote to path, its tensors on the CPU.
 
     Nothing but tensors and plain values is read: a file from elsewhere can run no code. Raises
     UserError if the file is missing, corrupt, or holds anything else.
@@ -81,12 +83,11 @@ def load_state(path):
     try:
         with open(path, "rb") as file:
             data = io.BytesIO(file.read())
+        return torch.load(data, map_location="cpu", weights_only=True)
     except OSError as error:
         raise UserError(
             f"{path}: {error.strerror}; train_distributed.py writes this file"
         ) from error
-    try:
-        return torch.load(data, map_location="cpu", weights_only=True)
     # a corrupt file makes torch raise nearly anything
     except Exception as error:
         if lacks_memory(error):
@@ -97,26 +98,24 @@ def load_state(path):
         ) from error
 
 
+def get_table_path():
+    """Return where the history is saved as a table, beside its plot."""
+    return os.path.splitext(config.PLOT_PATH)[0] + ".csv"
+
+
 def get_products():
     """Return the paths of the files that one run leaves in output/."""
     names = ("PLOT", "MODEL", "REPORT", "CONFUSION", "RESULTS", "CHECKPOINT")
     return [*(getattr(config, f"{name}_PATH") for name in names), get_table_path()]
 
 
-def get_table_path():
-    """Return where the history is saved as a table, beside its plot."""
-    return os.path.splitext(config.PLOT_PATH)[0] + ".csv"
-
-
 def lock_output():
-    """Keep other trainings out of this directory until this process ends.
-
-    Removes the half files that a killed process left. Raises UserError if a training runs already.
-    """
-    make_folder(config.CHECKPOINT_PATH)
+    """Keep other trainings out of output/ until this process ends, and remove the partial files of
+    a killed one. Raises UserError if a training runs already."""
     folder = os.path.dirname(config.CHECKPOINT_PATH) or "."
     lock = FileLock(os.path.abspath(os.path.join(folder, ".lock")), is_singleton=True)
     try:
+        os.makedirs(folder, exist_ok=True)
         lock.acquire(blocking=False)
     except Timeout as error:
         raise UserError(
@@ -124,7 +123,9 @@ def lock_output():
             "start in another directory"
         ) from error
     except OSError as error:
-        raise UserError(f"{folder}: cannot be locked ({error}); use another disk") from error
+        raise UserError(
+            f"{folder}: cannot write to this folder ({error}); check what it is and its permissions"
+        ) from error
     locks.append(lock)
     for path in get_products():
         for partialPath in glob.glob(f"{glob.escape(path)}.*.partial"):
@@ -132,86 +133,53 @@ def lock_output():
 
 
 def set_aside_run():
-    """Move what an earlier run left in output/ into a folder of its own there.
-
-    Raises UserError if two of its files have one name.
-    """
+    """Move what an earlier run left in output/ into a folder under output/."""
     products = [path for path in get_products() if os.path.exists(path)]
-    if not products:
-        return
-    if len({os.path.basename(path) for path in products}) < len(products):
-        raise UserError(f"two of {', '.join(products)} have one name; rename one in config.py")
-    # named after the time of its last file
-    newest = max(os.path.getmtime(path) for path in products)
-    name = time.strftime("run-%Y-%m-%d-%H%M%S", time.localtime(newest))
-    folder = os.path.join(os.path.dirname(config.CHECKPOINT_PATH), name)
-    while os.path.exists(folder):
-        folder += "-again"
-    os.makedirs(folder)
-    for path in products:
-        shutil.move(path, folder)
-    print(f"[INFO] the files of an earlier run were moved to {folder}...")
+    if products:
+        # named after the time of its last file
+        newest = time.localtime(max(os.path.getmtime(path) for path in products))
+        folder = os.path.join(
+            os.path.dirname(config.CHECKPOINT_PATH), time.strftime("run-%Y-%m-%d-%H%M%S", newest)
+        )
+        while os.path.exists(folder):
+            folder += "-again"
+        os.makedirs(folder)
+        for path in products:
+            shutil.move(path, folder)
+        print(f"[INFO] the files of an earlier run were moved to {folder}...")
 
 
-def describe_images(rootDir):
-    """Return as text the number of images under rootDir and a digest of their paths and sizes."""
-    lines = []
-    for path in list_images(rootDir):
-        # slashes on Windows too
-        name = os.path.relpath(path, rootDir).replace(os.sep, "/")
-        lines.append(f"{name} {os.path.getsize(path)}")
-    text = "\n".join(sorted(lines)).encode(errors="surrogateescape")
-    return f"{len(lines)} images ({hashlib.sha256(text).hexdigest()[:8]})"
+def start_run(args):
+    """Start a run, or load the checkpoint of the run to resume and take over its settings.
 
-
-def get_splits():
-    """Return the folder of each split by the name that messages use; machines may differ in it."""
-    return {
-        "the training set": config.TRAIN,
-        "the validation set": config.VAL,
-        "the test set": config.TEST,
-    }
+    args: the parsed command line. Returns a dict with the record of the run and, when resuming, all
+    that save_checkpoint() wrote. Raises UserError if another training runs, if there is nothing to
+    resume, or if a flag, setting or image differs from the checkpoint or between processes.
+    """
+    run = {}
+    if devices.get_rank() == 0:
+        lock_output()
+        # a launch that starts itself again cannot take the flag away: it may begin without one
+        canBegin = os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
+        if args.resume and (os.path.exists(config.CHECKPOINT_PATH) or not canBegin):
+            run = load_checkpoint()
+    run = devices.broadcast(run)
+    if run:
+        take_settings(run["record"], args)
+    record = get_record()
+    compare_processes({**record, "--resume": args.resume})
+    for name in SPLITS if run else ():
+        if run["record"][name] != record[name]:
+            print(f"[INFO] {name} changed: {run['record'][name]} then, {record[name]} now...")
+    return {**run, "record": record}
 
 
 def get_record():
     """Return the settings and image digests that all processes of a training must share, by
     name."""
-    names = ("IMAGE_SIZE", "SEED", "PRETRAINED", "EPOCHS", "LR", "LOCAL_BATCH_SIZE")
-    record = {name: getattr(config, name) for name in names}
-    record.update(MEAN=list(config.MEAN), STD=list(config.STD), CLASSES=get_classes())
-    for name, rootDir in get_splits().items():
-        record[name] = describe_images(rootDir)
-    record["number of devices"] = devices.count_devices()
-    return record
-
-
-def get_resumable(record):
-    """Return the settings that must not change on resume; batch size and LR as totals over all
-    devices."""
-    names = ("IMAGE_SIZE", "SEED", "PRETRAINED", "MEAN", "STD", "CLASSES")
-    part = {name: record[name] for name in names}
-    numDevices = record["number of devices"]
-    part["LOCAL_BATCH_SIZE x devices"] = record["LOCAL_BATCH_SIZE"] * numDevices
-    # rounded, as 0.0001 * 3 is not quite 0.0003
-    part["LR x devices"] = float(f"{record['LR'] * numDevices:.12g}")
-    return part
-
-
-def compare(records, advice):
-    """Raise UserError if a value is not the same in all records, with all such values.
-
-    records: {where: record}, where as "on host" or "in file", all with the same names.
-    """
-    differences = []
-    for name in next(iter(records.values())):
-        places = {}
-        for where, record in records.items():
-            places.setdefault(str(record[name]), []).append(where)
-        if len(places) > 1:
-            parts = [f"{value} {', '.join(found)}" for value, found in places.items()]
-            differences.append(f"{name} is {' and '.join(parts)}")
-    if differences:
-        raise UserError(f"{'; '.join(differences)}; {advice}")
+    record = {name: getattr(config, name) for name in SETTINGS}
+    record.update({name: describe_images(getattr(config, key)) for name, key in SPLITS.items()})
+    return {**record, "CLASSES": get_classes(), "number of devices": devices.count_devices()}
 
 
 def compare_processes(record):
@@ -222,69 +190,65 @@ def compare_processes(record):
         # processes of one machine differ when it plays several
         isUnique = all(other == another for name, another in pairs if name == host)
         records[f"on {host}" if isUnique else f"on {host} (rank {rank})"] = other
-    compare(records, "make them the same")
+    compare(records, "they must match")
+
+
+def take_settings(before, args):
+    """Set config to the settings in the record of a checkpoint, with batch size and learning rate
+    the same in total on another number of devices.
+
+    Raises UserError if a flag or CLASSES differs; a flag for EPOCHS may.
+    """
+    settings = {name: before[name] for name in SETTINGS}
+    (numBefore, numDevices) = (before["number of devices"], devices.count_devices())
+    (perDevice, rest) = divmod(numBefore * before["LOCAL_BATCH_SIZE"], numDevices)
+    if rest:
+        raise UserError(
+            f"the batch of {before['LOCAL_BATCH_SIZE']} images on each of {numBefore} devices in "
+            f"{config.CHECKPOINT_PATH} cannot be split evenly between {numDevices} devices; resume "
+            "on another number"
+        )
+    # rounded, as 0.0001 * 3 is not quite 0.0003
+    rate = float(f"{before['LR'] * numBefore / numDevices:.12g}")
+    settings.update(LOCAL_BATCH_SIZE=perDevice, LR=rate)
+    settings["EPOCHS"] = getattr(args, "EPOCHS", before["EPOCHS"])
+    saved = {**settings, "CLASSES": before["CLASSES"]}
+    given = {**settings, **vars(args), "CLASSES": get_classes()}
+    records = {f"in {config.CHECKPOINT_PATH}": saved, "in this run": given}
+    compare(records, "they must match, or start again without --resume")
+    set_config("taken from the checkpoint", settings)
 
 
 def save_checkpoint(parts, epoch, H, record):
-    """Write the state of a training to CHECKPOINT_PATH.
+    """Write the state of a training to CHECKPOINT_PATH; the first one moves an earlier run aside.
 
-    Args:
-        parts: dict of the plain model, optimizer, scaler and scheduler.
-        epoch: number of completed epochs.
-        H: history, a list with a value per epoch for each of its names.
-        record: what get_record returned.
+    parts: dict of the plain model, optimizer, scaler and scheduler. epoch: the number of completed
+    epochs. H: the history, a list per name with a value per epoch. record: see get_record.
     """
     state = {name: part.state_dict() for name, part in parts.items()}
-    state.update(epoch=epoch, H=H, randomState=torch.get_rng_state(), record=record)
-    save_state(state, config.CHECKPOINT_PATH)
+    state.update(epoch=epoch, H=H, record=record)
+    save_state(state, config.CHECKPOINT_PATH, before=set_aside_run if epoch == 1 else None)
 
 
-def not_a_checkpoint(error):
-    """Return the UserError for a file that holds another kind of state."""
-    return UserError(
-        f"{config.CHECKPOINT_PATH}: not a checkpoint of this training ({error}); remove it, or "
-        "start again without --resume"
-    )
-
-
-def load_checkpoint(record):
-    """Return the state that save_checkpoint wrote, None if there is none.
-
-    Raises UserError if that is another kind of state, or of a training with other settings.
-    """
-    if not os.path.exists(config.CHECKPOINT_PATH):
-        print(f"[INFO] no checkpoint at {config.CHECKPOINT_PATH}, starting from the beginning...")
-        return None
+def load_checkpoint():
+    """Return the state that save_checkpoint wrote. Raises UserError if it is something else."""
     state = load_state(config.CHECKPOINT_PATH)
-    try:
-        before = state["record"]
-        records = {f"in {config.CHECKPOINT_PATH}": get_resumable(before)}
-    except (KeyError, TypeError) as error:
-        raise not_a_checkpoint(error) from error
-    records["in this run"] = get_resumable(record)
-    compare(records, "make them the same, or start again without --resume")
-    for name in get_splits():
-        if before.get(name) != record[name]:
-            print(
-                f"[INFO] {name} has changed since the checkpoint: {before.get(name)} then, "
-                f"{record[name]} now..."
-            )
+    record = state.get("record") if isinstance(state, dict) else None
+    if not isinstance(record, dict) or get_record().keys() - record.keys():
+        raise UserError(
+            f"{config.CHECKPOINT_PATH}: not a checkpoint of this training; start again without "
+            "--resume"
+        )
     return state
 
 
-def restore_checkpoint(state, parts):
-    """Put parts in the state that load_checkpoint returned; return its epoch and history H.
-
-    Raises UserError if the state is not one of these parts.
-    """
-    try:
-        for name, part in parts.items():
-            # empty for a GradScaler that is off
-            if state[name]:
-                part.load_state_dict(state[name])
-        torch.set_rng_state(state["randomState"])
-        return state["epoch"], state["H"]
-    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        if lacks_memory(error):
-            raise
-        raise not_a_checkpoint(error) from error
+def restore_checkpoint(run, parts):
+    """Put parts in the state that start_run returned; return its epoch and history H."""
+    for name, part in parts.items():
+        # empty for a GradScaler that is off
+        if run[name]:
+            part.load_state_dict(run[name])
+    print(f"[INFO] resuming after epoch {run['epoch']}...")
+    if run["epoch"] >= config.EPOCHS:
+        print(f"[INFO] nothing left to train (EPOCHS = {config.EPOCHS})...")
+    return run["epoch"], run["H"]

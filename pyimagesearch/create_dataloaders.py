@@ -3,29 +3,22 @@ import math
 import os
 import signal
 import sys
-import warnings
 import zlib
-from collections import Counter
 from functools import partial
-from multiprocessing import resource_tracker
+from multiprocessing import parent_process
 
-import numpy as np
 import torch
-from imutils import paths
-from PIL import Image, ImageOps
+from torch.multiprocessing import _prctl_pr_set_pdeathsig
 from torch.utils.data import DataLoader, DistributedSampler
 from torchvision import datasets, transforms
-from torchvision.datasets.folder import is_image_file
 
-from . import cli, config, devices
-from .cli import UserError, lacks_memory
+from . import config, devices
+from .cli import UserError
+from .images import is_image, load_image
 
 # how workers start: fork needs no main guard and no second import of torch; Windows has only spawn,
 # and fork is unsafe on macOS
 START_METHOD = "fork" if sys.platform == "linux" else "spawn"
-
-# PIL warns of oddities, such as a broken EXIF tag, in images that it reads all the same
-warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def train_transform():
@@ -55,19 +48,11 @@ def test_transform():
 def get_dataloader(rootDir, transforms, bs, shuffle=True):
     """Return (dataset, loader) over the class folders of rootDir.
 
-    Args:
-        rootDir: folder that holds one folder per class.
-        transforms: callable from a PIL image to a tensor (3, H, W).
-        bs: images per batch, over all devices together; the last batch may be smaller. Of several
-            processes each loads its equal part.
-        shuffle: draw the images in random order, else in the order of their paths. Order and
-            augmentation follow from config.SEED, the epoch and the image alone; each pass over the
-            loader is the next epoch, and loader.sampler.set_epoch() chooses another one.
-
-    Returns:
-        A torchvision ImageFolder, and a DataLoader that yields float images (N, 3, H, W) and
-        int64 class indices (N,).
-
+    The dataset is a torchvision ImageFolder; the loader yields float images (N, 3, H, W) and int64
+    class indices (N,). transforms: callable from a PIL image to a tensor (3, H, W). bs: images per
+    batch, which several processes split evenly between them; the last may be smaller. shuffle: in
+    random order, else in the order of the paths; order and augmentation depend only on SEED, epoch
+    and image; each pass advances the epoch, and loader.sampler.set_epoch() chooses another one.
     Raises UserError if rootDir does not hold class folders with images.
     """
     # create a dataset, and use it to create a data loader
@@ -86,28 +71,25 @@ def get_dataloader(rootDir, transforms, bs, shuffle=True):
     bs = math.ceil(bs / worldSize)
     # no more workers than there are batches
     numWorkers = min(devices.share_out(config.NUM_WORKERS), math.ceil(len(sampler) / bs))
-    loader = QuietDataLoader(
+    loader = DataLoader(
         ds,
         batch_size=bs,
         sampler=sampler,
         num_workers=numWorkers,
-        worker_init_fn=silence_worker,
+        worker_init_fn=end_with_script,
         # keep the workers between epochs: forking new ones takes 2 to 4 s on a CPU
         persistent_workers=numWorkers > 0,
         multiprocessing_context=START_METHOD if numWorkers else None,
         # a separate generator, so that starting workers uses no global random numbers
         generator=torch.Generator(),
-        # pinned memory speeds up the copy to a CUDA device, and exists for no other
+        # pinned memory speeds up the copy to a CUDA device; CUDA only
         pin_memory=config.DEVICE.type == "cuda",
     )
     return (ds, loader)
 
 
 class EpochSampler(DistributedSampler):
-    """A DistributedSampler whose epoch advances by itself at each pass.
-
-    It yields (augmentation seed, index) for a SeededImageFolder.
-    """
+    """A DistributedSampler of (augmentation seed, index) whose epoch advances at each pass."""
 
     def __iter__(self):
         (epoch, indices) = (self.epoch, super().__iter__())
@@ -130,36 +112,12 @@ class SeededImageFolder(datasets.ImageFolder):
             return super().__getitem__(index)
 
 
-class QuietDataLoader(DataLoader):
-    """A DataLoader whose workers ignore Ctrl-C from their start (on Windows once they run): the
-    script ends them."""
-
-    def __iter__(self):
-        # with persistent workers, they start at the first pass
-        if self.num_workers == 0 or self._iterator is not None:
-            return super().__iter__()
-        # forked workers would keep it, and the script would write to copies
-        devices.release_memory()
-        with cli.interrupts.hold():
-            if not hasattr(signal, "pthread_sigmask"):
-                return super().__iter__()
-            if START_METHOD == "spawn":
-                # its start, in the middle of the first worker's, would unblock the signal
-                resource_tracker.ensure_running()
-            # workers inherit that the signal is blocked: spawned ones would print tracebacks while
-            # they import torch
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-            try:
-                return super().__iter__()
-            finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def silence_worker(workerId):
-    """Leave Ctrl-C to the script, and errors too: the thread of a worker that passes tensors on
-    prints a traceback when the script ends first."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    sys.excepthook = lambda *error: None
+def end_with_script(workerId):
+    """Have Linux end this worker with its script; elsewhere a worker looks every five seconds."""
+    _prctl_pr_set_pdeathsig(signal.SIGKILL)
+    # the script may have ended just before
+    if os.getppid() != parent_process().pid:
+        os._exit(1)
 
 
 def get_classes():
@@ -167,56 +125,16 @@ def get_classes():
     return sorted({label.split("/")[0] for label in config.CLASSES})
 
 
-def is_image(path):
-    """Return whether the file name of path is that of an image; macOS's ._ files are none."""
-    return is_image_file(path) and not os.path.basename(path).startswith("._")
-
-
-def list_images(rootDir):
-    """Return the sorted paths of the image files under rootDir."""
-    return sorted(os.path.normpath(path) for path in paths.list_files(rootDir) if is_image(path))
-
-
-def tell_others(rootDir):
-    """Say how many files under rootDir are no images, by their endings."""
-    names = [os.path.basename(path) for path in paths.list_files(rootDir) if not is_image(path)]
-    counts = Counter("._*" if n[:2] == "._" else os.path.splitext(n)[1].lower() or n for n in names)
-    if counts:
-        parts = [f"{count} {ending}" for ending, count in counts.most_common()]
-        print(f"[INFO] files in {rootDir} that are no images: {', '.join(parts)}...")
-
-
-def load_image(path, imageSize=None):
-    """Return the image file at path as an RGB PIL image, the way up that its EXIF tag says.
-
-    A JPEG may be decoded at a half, quarter or eighth of its size, as long as its short side keeps
-    3 * imageSize pixels; None keeps all. Transparent parts become white. Raises UserError if the
-    file cannot be decoded to the end.
-    """
-    try:
-        with Image.open(path) as image:
-            if imageSize:
-                image.draft(None, (3 * imageSize, 3 * imageSize))
-            ImageOps.exif_transpose(image, in_place=True)
-            if image.mode[0] in "IF":
-                # more than 8 bits of grey, of which convert() would cut off what exceeds 255
-                pixels = np.asarray(image, np.float64)
-                white = next((top for top in (1, 255) if pixels.max() <= top), 65535)
-                if image.mode.startswith("I;16"):
-                    white = 65535
-                pixels = (pixels.clip(0, white) * (255 / white)).round()
-                image = Image.fromarray(pixels.astype(np.uint8))
-            if image.has_transparency_data:
-                image = image.convert("RGBA")
-                white = Image.new("RGBA", image.size, "white")
-                image = Image.alpha_composite(white, image)
-            # what has been loaded outlives the open file; convert() would copy an RGB image too
-            image.load()
-            return image if image.mode == "RGB" else image.convert("RGB")
-    # a broken file makes PIL raise nearly anything
-    except Exception as error:
-        if lacks_memory(error):
-            raise
-        raise UserError(
-            f"{path}: cannot be read as an image ({error}); replace or remove it"
-        ) from error
+def check_splits():
+    """Print how many images each split has. Raises UserError unless all have the classes of
+    config.py: a class that one split lacks would shift every label after it."""
+    classes = get_classes()
+    for rootDir in (config.TRAIN, config.VAL, config.TEST):
+        (ds, _) = get_dataloader(rootDir, None, bs=1, shuffle=False)
+        print(f"[INFO] {rootDir}: {len(ds)} images of {len(ds.classes)} classes...")
+        if ds.classes != classes:
+            odd = sorted(set(ds.classes) ^ set(classes))
+            raise UserError(
+                f"{rootDir}: classes differ from CLASSES in config.py (different: "
+                f"{', '.join(odd[:5])}); run prepare_dataset.py first"
+            )

@@ -3,71 +3,98 @@
 # per device, on one machine or several, and DistributedDataParallel takes its place.
 
 # import the necessary packages
+import atexit
 import ctypes
+import math
 import os
 import platform
 import sys
 import warnings
-from collections import Counter
-from contextlib import contextmanager
+from contextlib import suppress
+from datetime import timedelta
 from itertools import zip_longest
 
 import joblib
 import torch
-from torch import distributed, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import distributed
 
 from . import config
+from .cli import UserError
 
 # Python 3.12 and later warn about fork in a process with threads, which torch has always done
 warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
 
+# how DistributedDataParallel wraps the model
+DDP_OPTIONS = {
+    # sync_buffers() shares them once per epoch; a forward pass that did would wait for processes
+    # that have no batch left
+    "forward_sync_buffers": False,
+    # all gradients of a bucket are copied there at once, and the optimizer reads them there
+    "batched_grad_copy": True,
+    "gradient_as_bucket_view": True,
+}
 
-def init_process_group():
-    """Join the processes that torchrun started, if it did; each takes the device of its rank.
 
-    Raises UserError if they do not run on one kind of device, and RuntimeError ("invalid device
-    ordinal") if there are more processes than GPUs.
+def join_processes():
+    """Take this process's device; under torchrun join the other processes, and let the main
+    process alone print.
+
+    Raises UserError in all processes if DEVICE is wrong on one machine, or differs between them.
     """
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
-        if config.DEVICE.type == "cuda" and config.DEVICE.index is not None:
-            # else pinned memory would open a context on GPU 0 as well
-            torch.cuda.set_device(config.DEVICE)
-        return
-    (backend, options) = ("gloo", {})
-    if config.DEVICE.type == "cuda":
+    isTorchrun = "TORCHELASTIC_RUN_ID" in os.environ
+    (store, rank, worldSize) = (distributed.HashStore(), 0, 1)
+    if isTorchrun:
+        (store, rank, worldSize) = next(distributed.rendezvous("env://"))
+        store.set_timeout(timedelta(minutes=5))
+        # torchrun keeps its store over a restart, and in it the addresses of dead processes: each
+        # start uses a separate prefix
+        store = distributed.PrefixStore(os.environ["TORCHELASTIC_RESTART_COUNT"], store)
+    # before they join: NCCL and gloo would wait for each other
+    compare_devices(store, rank, worldSize)
+    if isTorchrun and config.DEVICE.type == "cuda":
         config.DEVICE = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    if config.DEVICE.type == "cuda" and config.DEVICE.index is not None:
+        # else pinned memory would open a context on GPU 0 as well
         torch.cuda.set_device(config.DEVICE)
-        (backend, options) = ("nccl", {"device_id": config.DEVICE})
-    else:
-        config.DEVICE = torch.device("cpu")
+    if not isTorchrun:
+        return
+    (backend, options) = ("nccl", {"device_id": config.DEVICE})
+    if config.DEVICE.type != "cuda":
+        (config.DEVICE, backend, options) = (torch.device("cpu"), "gloo", {})
         if os.environ.get("OMP_NUM_THREADS") == "1":
             # torchrun sets it where the user did not; the processes of a machine share its CPUs
             torch.set_num_threads(share_out(joblib.cpu_count()))
-    # torchrun keeps its store over a restart, and in it the addresses of dead processes (torch
-    # 2.15): each start uses a separate prefix. Machines may count their restarts differently
-    (store, rank, worldSize) = next(distributed.rendezvous("env://"))
-    if os.environ["LOCAL_WORLD_SIZE"] == os.environ["WORLD_SIZE"]:
-        store = distributed.PrefixStore(os.environ["TORCHELASTIC_RESTART_COUNT"], store)
-    check_backends(store, rank, worldSize)
     distributed.init_process_group(backend, store=store, rank=rank, world_size=worldSize, **options)
+    # not after an error, as a process that is lost would not answer
+    atexit.register(distributed.destroy_process_group)
+    if rank > 0:
+        sys.stdout = open(os.devnull, "w")
 
 
-def check_backends(store, rank, worldSize):
-    """Raise UserError unless all processes use one kind of device: NCCL and gloo would wait for
-    each other, when one machine's GPU driver is broken."""
-    from .cli import UserError  # which imports this module
+def compare_devices(store, rank, worldSize):
+    """Convert config.DEVICE to a torch.device.
 
-    store.set(f"device {rank}", f"{config.DEVICE.type} on {platform.node()}")
-    kinds = {store.get(f"device {other}").decode() for other in range(worldSize)}
-    if len({kind.split()[0] for kind in kinds}) > 1:
-        raise UserError(f"DEVICE is {' and '.join(sorted(kinds))}; make them the same")
-
-
-def destroy_process_group():
-    """Leave the processes that init_process_group() joined."""
-    if distributed.is_initialized():
-        distributed.destroy_process_group()
+    Raises UserError in all processes unless each has this device, and all have one kind.
+    """
+    with suppress(RuntimeError, TypeError):
+        config.DEVICE = torch.device(config.DEVICE)
+    # counted, not tried: that would open a context on the GPU, which takes time and memory
+    counts = {"cpu": 1, "mps": int(torch.backends.mps.is_available())}
+    counts["cuda"] = torch.cuda.device_count()
+    device = config.DEVICE
+    kind = device.type if isinstance(device, torch.device) else None
+    # under torchrun each process takes the GPU of its rank
+    indices = [(kind and device.index) or 0, int(os.environ.get("LOCAL_RANK", 0))]
+    isThere = (max(indices) if kind == "cuda" else indices[0]) < counts.get(kind, 0)
+    store.set(str(rank), f"{kind if isThere else 'wrong'} on {platform.node()}")
+    found = {store.get(str(other)).decode() for other in range(worldSize)}
+    if not isThere:
+        raise UserError(
+            f"DEVICE in config.py must be a device that this machine has, not {str(device)!r}; "
+            "under torchrun, one for each process"
+        )
+    if len({text.split()[0] for text in found}) > 1:
+        raise UserError(f"DEVICE is {' and '.join(sorted(found))}; they must match")
 
 
 def get_world_size():
@@ -80,39 +107,31 @@ def get_rank():
     return distributed.get_rank() if distributed.is_initialized() else 0
 
 
-def is_main_process():
-    """Return whether this is the process that prints and writes files."""
-    return get_rank() == 0
-
-
-def is_local_main_process():
-    """Return whether this is the first process of its machine."""
-    return int(os.environ.get("LOCAL_RANK", 0)) == 0
-
-
-@contextmanager
-def local_main_process_first():
-    """Let the first process of each machine run the body before the others do."""
-    if distributed.is_initialized() and not is_local_main_process():
-        distributed.barrier()
-    yield
-    if distributed.is_initialized() and is_local_main_process():
-        distributed.barrier()
-
-
 def share_out(number):
     """Return this process's part of a number that the processes of a machine share, rounded up."""
     return -(-number // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
-def all_reduce(*values):
-    """Return the sums over all processes of numbers or 0-dimensional tensors, as floats."""
-    sums = torch.stack(
-        [torch.as_tensor(v, dtype=torch.float32, device=config.DEVICE) for v in values]
-    )
+def mean_over_images(totalLoss, correct, loader):
+    """Return mean loss and accuracy over all images of loader, those of other processes included.
+
+    totalLoss, correct: 0-dimensional tensors, the sums over this process's images. Raises UserError
+    in all processes if the loss is not a number.
+    """
+    # float32 counts exactly up to 16.7 million only; MPS has nothing larger
+    dtype = torch.float32 if config.DEVICE.type == "mps" else torch.float64
+    sums = torch.zeros(3, dtype=dtype, device=config.DEVICE)
+    # processes that have no image pass plain zeros
+    for place, value in enumerate((totalLoss, correct, len(loader.sampler))):
+        sums[place] = value
     if distributed.is_initialized():
         distributed.all_reduce(sums)
-    return sums.tolist()
+    (totalLoss, correct, total) = sums.tolist()
+    if not math.isfinite(totalLoss):
+        raise UserError(
+            "training diverged: the loss is not a number; start again with a lower --lr"
+        )
+    return totalLoss / total, correct / total
 
 
 def all_gather(value):
@@ -124,7 +143,7 @@ def all_gather(value):
 
 
 def gather(items):
-    """Return the items of all processes, of which process r of n has items r, r + n, r + 2n..."""
+    """Return the items of all processes, interleaved back into the order of the dataset."""
     rows = zip_longest(*all_gather(items))
     # the last row is short where the items do not divide evenly
     return [item for row in rows for item in row if item is not None]
@@ -148,76 +167,38 @@ def count_gpus():
 
 
 def count_devices():
-    """Return the number of devices that share a batch: all GPUs, or one CPU per process."""
+    """Return the number of devices that share a batch: GPUs, or the CPU of each process."""
     return max(count_gpus(), get_world_size())
 
 
 def describe_devices():
-    """Return as text the names of all devices and the precision that they compute in."""
+    """Return as text the devices that share a batch, and the precision that they compute in."""
     if config.DEVICE.type == "cuda":
-        gpus = range(count_gpus()) if config.DEVICE.index is None else [config.DEVICE]
-        names = [torch.cuda.get_device_name(gpu) for gpu in gpus]
+        name = torch.cuda.get_device_name(config.DEVICE)
     elif config.DEVICE.type == "mps":
-        names = ["Apple GPU"]
+        name = "Apple GPU"
     else:
         instructions = torch.backends.cpu.get_cpu_capability()
-        names = [f"CPU ({platform.machine()}, {instructions}, {torch.get_num_threads()} threads)"]
-    counts = Counter(sum(all_gather(names), []))
-    parts = [f"{count} x {name}" for name, count in counts.items()]
-    dtypes = sorted(set(all_gather(str(compute_dtype(config.DEVICE)))))
-    return f"{', '.join(parts)}, computing in {' and '.join(dtypes)}".replace("torch.", "")
-
-
-def parallelize(model):
-    """Spread model, which is on config.DEVICE, over all devices that share a batch.
-
-    Returns model under nn.DataParallel where this process has more than one GPU, under
-    DistributedDataParallel where torchrun started the processes, and as it is on a single device.
-    """
-    keep_memory()
-    # with the channels last, convolutions need not reorder their input
-    model = model.to(memory_format=memory_format(config.DEVICE))
-    if distributed.is_initialized():
-        return DistributedDataParallel(
-            model,
-            # sync_buffers() broadcasts them once per epoch: a forward pass that did would wait for
-            # processes that have no batch left
-            forward_sync_buffers=False,
-            # gradients are views into the all-reduce buckets: no second copy
-            gradient_as_bucket_view=True,
-        )
-    return nn.DataParallel(model) if count_gpus() > 1 else model
-
-
-def call_glibc(name, *args):
-    """Call a function of glibc that tunes its memory; do nothing on a GPU and on other systems."""
-    isLinux = sys.platform == "linux" and config.DEVICE.type == "cpu"
-    function = getattr(ctypes.CDLL(None), name, None) if isLinux else None
-    if function:
-        function(*args)
+        name = f"CPU ({platform.machine()}, {instructions}, {torch.get_num_threads()} threads)"
+    dtype = str(compute_dtype()).removeprefix("torch.")
+    return f"{count_devices()} x {name}, computing in {dtype}"
 
 
 def keep_memory():
-    """Keep the memory of a training step for the next one.
+    """Keep the memory of a training step for the next one, on a CPU where the system is Linux.
 
     By default glibc returns large blocks to the system, and each page of them faults in again: a
     fifth of a step's time.
     """
-    # the numbers of malloc.h: no block gets an mmap of its own, and the heap never shrinks
-    (M_MMAP_MAX, M_TRIM_THRESHOLD) = (-4, -1)
-    call_glibc("mallopt", M_MMAP_MAX, 0)
-    call_glibc("mallopt", M_TRIM_THRESHOLD, -1)
-
-
-def release_memory():
-    """Return to the system what keep_memory() kept and nothing uses."""
-    call_glibc("malloc_trim", 0)
-
-
-def unwrap(model):
-    """Return the plain model that parallelize() was given."""
-    wrappers = (nn.DataParallel, DistributedDataParallel)
-    return model.module if isinstance(model, wrappers) else model
+    libc = ctypes.CDLL(None) if sys.platform == "linux" and config.DEVICE.type == "cpu" else None
+    # other C libraries have no such function
+    if hasattr(libc, "mallopt"):
+        # the numbers of malloc.h: no block gets an mmap of its own, and the heap never shrinks
+        (M_MMAP_MAX, M_TRIM_THRESHOLD) = (-4, -1)
+        libc.mallopt(M_MMAP_MAX, 0)
+        libc.mallopt(M_TRIM_THRESHOLD, -1)
+        # forked workers would keep what is unused, and the script would write to copies
+        os.register_at_fork(before=lambda: libc.malloc_trim(0))
 
 
 def sync_buffers(model):
@@ -229,24 +210,13 @@ def sync_buffers(model):
                     distributed.broadcast(buffer, src=0)
 
 
-def memory_format(device):
-    """Return the memory format in which device runs convolutions fastest."""
-    return torch.channels_last if device.type in ("cpu", "cuda") else torch.preserve_format
-
-
-def compute_dtype(device):
-    """Return the dtype of the heavy layers on device: fp16 on CUDA, as in the tutorial, bf16 on
-    a CPU with instructions for it, else fp32."""
-    if device.type == "cuda":
+def compute_dtype():
+    """Return the dtype of the heavy layers on config.DEVICE: fp16 on CUDA, as in the tutorial, bf16
+    on a CPU with instructions for it, else fp32."""
+    if config.DEVICE.type == "cuda":
         return torch.float16
-    if device.type == "cpu":
+    if config.DEVICE.type == "cpu":
         capabilities = torch.cpu.get_capabilities()
         if any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")):
             return torch.bfloat16
     return torch.float32
-
-
-def autocast(device):
-    """Return a context in which the heavy layers on device compute in compute_dtype(device)."""
-    dtype = compute_dtype(device)
-    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)

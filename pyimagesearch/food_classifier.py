@@ -1,5 +1,6 @@
 # import the necessary packages
 import os
+from argparse import ArgumentTypeError
 
 import torch
 from torch import nn
@@ -8,12 +9,13 @@ from torch.nn.functional import batch_norm
 from torchvision.models import DenseNet121_Weights, densenet121
 
 from . import config, devices
-from .cli import UserError, is_colour, lacks_memory
-from .create_dataloaders import get_classes
+from .checkpoint import load_state
+from .cli import UserError, lacks_memory, read_colour
+from .create_dataloaders import get_classes, test_transform
 
 
 class FoodClassifier(nn.Module):
-    """A base network, and on its features one linear layer that tells the classes apart."""
+    """A base network with a linear classifier on top."""
 
     def __init__(self, baseModel, numClasses):
         """Take over baseModel, a network whose last layer is a Linear named classifier."""
@@ -21,66 +23,93 @@ class FoodClassifier(nn.Module):
         # initialize the base model and the classification layer
         self.baseModel = baseModel
         self.classifier = nn.Linear(baseModel.classifier.in_features, numClasses)
-        # the base model now ends in its features
+        # the base model now outputs features
         self.baseModel.classifier = nn.Identity()
+        # with the channels last, convolutions need not reorder their input
+        isFaster = config.DEVICE.type in ("cpu", "cuda")
+        self.memoryFormat = torch.channels_last if isFaster else torch.preserve_format
+        self.to(memory_format=self.memoryFormat)
+        # the heavy layers compute in half precision where the device is faster so
+        dtype = devices.compute_dtype()
+        self.autocast = {"dtype": dtype, "enabled": dtype != torch.float32}
 
     def forward(self, x):
         """Return float32 logits (N, numClasses) of float images x (N, 3, H, W), normalized."""
-        x = x.to(memory_format=devices.memory_format(x.device))
-        # here and not around the call, as DataParallel runs each replica in a thread of its own
-        with devices.autocast(x.device):
+        x = x.to(memory_format=self.memoryFormat)
+        # inside forward: each DataParallel replica has its own thread
+        with torch.autocast(x.device.type, **self.autocast):
             features = self.baseModel(x)
             logits = self.classifier(features)
         return logits.float()
 
 
-def label_weights(model, classes):
-    """Store what model is trained on in the metadata of its state dict.
+def load_classifier(path):
+    """Return the trained FoodClassifier of a weights file, in evaluation mode on config.DEVICE, its
+    class names, and the transform from a PIL image to its input; see read_weights."""
+    (state, classes) = read_weights(path)
+    model = FoodClassifier(load_densenet(pretrained=False), len(classes))
+    model.load_state_dict(state)
+    return model.to(config.DEVICE).eval(), classes, test_transform()
 
-    These are the class names in the order of the logits, and config's IMAGE_SIZE, MEAN and STD; a
-    file of the state dict keeps them, and load_state_dict() does not see them.
+
+def read_weights(path):
+    """Return the state dict in a weights file, and the names of its classes; set config's
+    IMAGE_SIZE, MEAN and STD to what the weights were trained with.
+
+    A file without metadata, such as the tutorial's own, takes all of these from config. Raises
+    UserError if the file does not hold the weights of a FoodClassifier over DenseNet121.
     """
-    facts = {
-        "classes": list(classes),
-        "imageSize": config.IMAGE_SIZE,
-        "mean": list(config.MEAN),
-        "std": list(config.STD),
-    }
+    state = load_state(path)
+    try:
+        if not isinstance(state, dict):
+            raise TypeError(f"a {type(state).__name__}, not a state dict")
+        facts = getattr(state, "_metadata", {}).get("", {})
+        classes = facts.get("classes", get_classes())
+        numClasses = len(state["classifier.bias"])
+        if numClasses != len(classes):
+            raise UserError(
+                f"{path}: the weights were trained on {numClasses} classes without their names, "
+                f"and CLASSES in config.py has {list_names(classes)}; they must match"
+            )
+        # on the meta device a network has shapes and no numbers
+        with torch.device("meta"):
+            model = FoodClassifier(load_densenet(pretrained=False), numClasses)
+        (expected, found) = (
+            {(k, t.shape) for k, t in x.items()} for x in (model.state_dict(), state)
+        )
+        if expected != found:
+            raise TypeError(min(expected ^ found)[0])
+        "".join(classes)
+        imageSize = int(facts.get("imageSize", config.IMAGE_SIZE))
+        mean = read_colour(facts.get("mean", config.MEAN))
+        std = read_colour(facts.get("std", config.STD))
+    except (ArgumentTypeError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path}: not the weights of a FoodClassifier over DenseNet121 ({error}); "
+            "train_distributed.py writes such weights"
+        ) from error
+    (config.IMAGE_SIZE, config.MEAN, config.STD) = (imageSize, mean, std)
+    return state, classes
 
-    def add_facts(module, stateDict, prefix, localMetadata):
-        localMetadata.update(facts)
 
-    model.register_state_dict_post_hook(add_facts)
-
-
-def read_label(state):
-    """Return what label_weights() stored in a state dict: (classes, imageSize, mean, std).
-
-    A state dict without them gets those of config. Raises TypeError if they are something else.
-    """
-    if not isinstance(state, dict):
-        raise TypeError(f"a {type(state).__name__}, and no state dict")
-    facts = getattr(state, "_metadata", {}).get("", {})
-    classes = facts.get("classes", get_classes())
-    imageSize = facts.get("imageSize", config.IMAGE_SIZE)
-    (mean, std) = (facts.get("mean", config.MEAN), facts.get("std", config.STD))
-    areNames = isinstance(classes, list) and all(isinstance(name, str) for name in classes)
-    if not (areNames and isinstance(imageSize, int) and is_colour(mean) and is_colour(std)):
-        raise TypeError("its metadata is not that of a FoodClassifier")
-    return classes, imageSize, mean, std
+def list_names(classes):
+    """Return as text the number of classes and their names."""
+    more = ", ..." if len(classes) > 20 else ""
+    return f"{len(classes)} classes: {', '.join(classes[:20])}{more}"
 
 
 def load_densenet(pretrained):
     """Return DenseNet121 with the ImageNet weights, or with random ones.
 
-    Raises UserError if the ImageNet weights can neither be read nor downloaded.
+    Under torchrun the main process alone loads ImageNet's: DistributedDataParallel gives its
+    weights to all. Raises UserError if they can neither be read nor downloaded.
     """
-    if not pretrained:
+    if not pretrained or devices.get_rank() > 0:
         return densenet121(weights=None)
     weights = DenseNet121_Weights.IMAGENET1K_V1
     try:
         return densenet121(weights=weights)
-    # no network, no room, a corrupt file: each raises something else
+    # no network, disk full, a corrupt file: each raises something else
     except Exception as error:
         if lacks_memory(error):
             raise
@@ -117,7 +146,7 @@ class FrozenBatchNorm2d(nn.BatchNorm2d):
 
 
 class FixedNorm(Function):
-    """Batch normalization by constants, whose backward pass needs no more than the gradient.
+    """Batch normalization by constants, whose backward pass does not keep its input.
 
     PyTorch's own keeps its input, for the gradient of its weight, even where that is frozen: nearly
     half of all that DenseNet121 keeps for its backward pass.

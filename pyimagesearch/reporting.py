@@ -1,7 +1,6 @@
-# What a run tells: its progress, and the report and pictures in output/.
+# Progress bars, and the report and pictures in output/.
 
 # import the necessary packages
-import csv
 import io
 import math
 import warnings
@@ -22,63 +21,57 @@ PICTURE_SIZE = 512
 
 
 class Progress(tqdm):
-    """A progress bar on a terminal; a log file, and all processes but the first, go without."""
+    """A progress bar on a terminal; no bar in log files or on other ranks."""
 
     def __init__(self, *args, **options):
         # None: where there is a terminal
-        disable = None if devices.is_main_process() else True
+        disable = None if devices.get_rank() == 0 else True
         super().__init__(*args, disable=disable, mininterval=1, **options)
 
 
 class BatchProgress(Progress):
-    """A progress bar over the images of loader, with mean loss and accuracy."""
+    """The batches of a loader, with a progress bar over the images of all processes."""
 
     def __init__(self, loader, desc):
-        total = len(loader.sampler) * devices.get_world_size()
+        (self.loader, self.worldSize) = (loader, devices.get_world_size())
+        total = len(loader.sampler) * self.worldSize
         # short enough for a terminal of 80 columns
         form = "{desc}: {percentage:3.0f}%|{bar}| [{remaining}, {rate_fmt}{postfix}]"
         super().__init__(total=total, desc=desc, unit=" images", bar_format=form, leave=False)
 
-    def show(self, count, totalLoss, correct):
-        """Advance by a batch of count images; once a second show mean loss and accuracy.
+    def __iter__(self):
+        with self:
+            for x, y in self.loader:
+                self.count = len(y) * self.worldSize
+                yield x, y
 
-        Args:
-            count: number of images of this process's batch; the bar counts those of all processes.
-            totalLoss: 0-dimensional tensor, the sum of the losses of all images so far.
-            correct: 0-dimensional tensor, how many images were classified right so far.
-        """
+    def show(self, totalLoss, correct):
+        """Advance by a batch; once a second show the means of these sums, 0-dimensional tensors."""
         # only when the bar is drawn: calling .item() at every step would stall the GPU
-        if self.update(count * devices.get_world_size()):
-            seen = self.n / devices.get_world_size()
+        if self.update(self.count):
+            seen = self.n / self.worldSize
             (loss, accuracy) = (totalLoss.item() / seen, correct.item() / seen)
             self.set_postfix_str(f"loss {loss:.4f}, accuracy {accuracy:.4f}")
 
 
 def save_figure(figure, path):
     """Write figure to path as a PNG."""
-    # letters that the font lacks show as boxes
+    # missing glyphs show as boxes
     warnings.filterwarnings("ignore", "Glyph .* missing from")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", bbox_inches="tight")
     write_file(path, buffer.getvalue())
 
 
-def save_history(H):
-    """Save history H beside the plot, as CSV with a row per epoch; see plot_history."""
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["epoch", *H])
-    for epoch, values in enumerate(zip(*H.values(), strict=True), start=1):
-        writer.writerow([epoch, *values])
-    write_file(get_table_path(), table.getvalue().encode())
-
-
 def plot_history(H):
-    """Save the four curves of history H to PLOT_PATH.
+    """Save the four curves of history H to PLOT_PATH, and beside it as CSV with a row per epoch.
 
     H: dict of train_loss, train_acc, val_loss and val_acc, a list each with a value per epoch.
     """
-    epochs = np.arange(1, len(H["train_loss"]) + 1)
+    epochs = range(1, len(H["train_loss"]) + 1)
+    rows = [["epoch", *H], *zip(epochs, *H.values(), strict=True)]
+    table = "".join(f"{','.join(map(str, row))}\n" for row in rows)
+    write_file(get_table_path(), table.encode())
     with plt.style.context("ggplot"):
         (figure, axes) = plt.subplots()
         for name, values in H.items():
@@ -95,27 +88,21 @@ def plot_history(H):
 
 
 def save_report(targets, preds, classes):
-    """Print scikit-learn's classification report, and save it to REPORT_PATH.
+    """Print scikit-learn's classification report, and save it and the confusion matrix.
 
-    Args:
-        targets, preds: true and predicted class index of each image.
-        classes: the class names, in the order of the indices.
+    targets, preds: true and predicted class index of each image. classes: the names of the classes.
     """
-    report = classification_report(
-        targets,
-        preds,
-        labels=range(len(classes)),
-        target_names=classes,
-        # a class that was never predicted has precision 0, without a warning
-        zero_division=0,
-    )
+    labels = range(len(classes))
+    # a class that was never predicted has precision 0, without a warning
+    options = {"labels": labels, "target_names": classes, "zero_division": 0}
+    report = classification_report(targets, preds, **options)
     print(report)
     write_file(config.REPORT_PATH, report.encode())
+    plot_confusion(targets, preds, classes)
 
 
 def plot_confusion(targets, preds, classes):
-    """Save the confusion matrix to CONFUSION_PATH: of the images of each class, how many were
-    taken for which, and their share; see save_report."""
+    """Save the confusion matrix, counts and row percentages, to CONFUSION_PATH; see save_report."""
     counts = confusion_matrix(targets, preds, labels=range(len(classes)))
     # a class without images has no shares
     rates = counts / counts.sum(1, keepdims=True).clip(1)
@@ -124,14 +111,8 @@ def plot_confusion(targets, preds, classes):
     (figure, axes) = plt.subplots(figsize=(side, side))
     # of more classes than this, numbers could not be read
     isLegible = len(classes) <= 50
-    display.plot(
-        include_values=isLegible,
-        cmap="Blues",
-        im_kw={"vmin": 0, "vmax": 1},
-        colorbar=False,
-        xticks_rotation=45,
-        ax=axes,
-    )
+    options = {"cmap": "Blues", "im_kw": {"vmin": 0, "vmax": 1}, "xticks_rotation": 45}
+    display.plot(include_values=isLegible, colorbar=False, ax=axes, **options)
     if isLegible:
         for text, count, rate in zip(display.text_.flat, counts.flat, rates.flat, strict=True):
             text.set_text(f"{count}\n{rate:.0%}" if count else "")
@@ -161,15 +142,10 @@ def mark_hit(axes, hit):
 
 
 def plot_predictions(pictures, titles, hits=None):
-    """Save a grid of pictures with their titles to RESULTS_PATH; show it where there is a screen.
+    """Save a grid of the first MAX_PICTURES pictures to RESULTS_PATH; show it on a screen.
 
-    The first MAX_PICTURES are shown.
-
-    Args:
-        pictures: arrays (H, W, 3) of floats from 0 to 1, or PIL images; those after MAX_PICTURES
-            may be missing.
-        titles: a string of two lines for each.
-        hits: whether the prediction is right, for each; None where that is not known.
+    pictures: arrays (H, W, 3) of floats from 0 to 1, or PIL images; those after MAX_PICTURES may be
+    missing. titles: text for each. hits: whether each prediction is right, None if not known.
     """
     pictures = pictures[:MAX_PICTURES]
     columns = min(4, math.ceil(math.sqrt(len(pictures))))

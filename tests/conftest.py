@@ -13,14 +13,15 @@ import tempfile
 import time
 from multiprocessing import resource_tracker
 from pathlib import Path
+from types import SimpleNamespace
+
+from pyimagesearch import ADVICE, cli, config, create_dataloaders, end_on_signals, food_classifier
 
 import joblib
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-
-from pyimagesearch import cli, config, create_dataloaders, food_classifier
 
 # no test opens a window, whatever screen there is
 os.environ["MPLBACKEND"] = "Agg"
@@ -74,16 +75,14 @@ def fresh_config(tmp_path, monkeypatch):
         monkeypatch.setattr(config, name, list(value) if isinstance(value, list) else value)
     config.NUM_WORKERS = 0
     torch.manual_seed(0)
-    # cli.run() handles signals; afterwards pytest does again
-    monkeypatch.setattr(cli, "interrupts", cli.Interrupts())
+    # cli.run() would end the process; the workers of a loader still do
+    monkeypatch.setattr(cli, "os", SimpleNamespace(**{**vars(os), "_exit": sys.exit}))
     yield
     for process in started:
         # only after a failure there is one left
         process.kill()
         process.join()
     started.clear()
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 # the classes of draw_class_folders()
@@ -174,10 +173,11 @@ def run_here(name, flags, env, settings, before, output):
     multiprocessing.set_start_method(create_dataloaders.START_METHOD, force=True)
     # as a process that is started anew, this one has to start a resource tracker if it needs one
     resource_tracker._resource_tracker._fd = None
-    cli.interrupts = cli.Interrupts()
     sys.argv = [name, *flags]
     if before:
         before()
+    isMain = name in ADVICE and env.get("RANK", "0") == "0"
+    end_on_signals(f"interrupted; {ADVICE[name]}" if isMain else "")
     runpy.run_path(str(PROJECT / name), run_name="__main__")
 
 

@@ -9,11 +9,11 @@ import builtins
 import os
 import signal
 
-import torch
-
 import train_distributed
 from pyimagesearch import checkpoint, reporting
 from pyimagesearch.cli import run
+
+import torch
 
 (moment, passes) = os.environ["KILL_AT"].split(":")
 remaining = int(passes)

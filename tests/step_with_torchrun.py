@@ -5,19 +5,21 @@ For test_devices.py, which runs it plainly and under torchrun and compares. argv
 
 import sys
 
-import torch
-from conftest import TinyNet
-from torch import nn
-
 from pyimagesearch import checkpoint, config, create_dataloaders, devices
 from pyimagesearch.cli import run
 from pyimagesearch.food_classifier import FoodClassifier, freeze_batch_norm
 from train_distributed import evaluate, train_one_epoch
 
+import torch
+from conftest import TinyNet
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
 
 def main():
     (config.IMAGE_SIZE, config.NUM_WORKERS) = (32, 2)
-    devices.compute_dtype = lambda device: torch.float32
+    devices.join_processes()
+    devices.compute_dtype = lambda: torch.float32
     torch.backends.cudnn.allow_tf32 = False
     torch.manual_seed(0)
     transform = create_dataloaders.test_transform()
@@ -26,9 +28,9 @@ def main():
     baseModel = TinyNet()
     if sys.argv[2] == "freeze":
         freeze_batch_norm(baseModel)
-    model = FoodClassifier(baseModel, len(ds.classes)).to(config.DEVICE)
-    model = devices.parallelize(model)
-    plain = devices.unwrap(model)
+    model = plain = FoodClassifier(baseModel, len(ds.classes)).to(config.DEVICE)
+    if devices.get_world_size() > 1:
+        model = DistributedDataParallel(model, **devices.DDP_OPTIONS)
     # plain gradient descent shows a difference in gradients as it is; Adam would enlarge it
     opt = torch.optim.SGD(plain.parameters(), lr=0.1)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
@@ -38,7 +40,7 @@ def main():
         outcome["train"].append(train_one_epoch(model, trainLoader, lossFunc, opt, scaler))
         outcome["val"].append(evaluate(model, valLoader, lossFunc))
     outcome["model"] = plain.state_dict()
-    if devices.is_main_process():
+    if devices.get_rank() == 0:
         checkpoint.save_state(outcome, sys.argv[1])
 
 

@@ -11,6 +11,10 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+import train_distributed
+from pyimagesearch import checkpoint, config, devices, food_classifier, images
+from pyimagesearch.cli import UserError
+
 import pytest
 import torch
 from conftest import (
@@ -25,10 +29,6 @@ from conftest import (
     wait_for_line,
     wait_until,
 )
-
-import train_distributed
-from pyimagesearch import checkpoint, cli, config, devices, food_classifier
-from pyimagesearch.cli import UserError
 
 # of 24 images: 5 steps an epoch, the last with 4
 FLAGS = "--image-size 64 --epochs 4 --num-workers 2 --local-batch-size 5 --no-pretrained --lr 0.001"
@@ -92,12 +92,14 @@ def test_killed_at_any_moment_and_resumed_equals_uninterrupted(uninterrupted, tm
     }
     for moment, epoch in moments.items():
         env = {"KILL_AT": moment.strip()}
-        run = run_forked("tests/killed_training.py", *FLAGS, "--resume", env=env)
+        # as a user does: there is nothing to resume before the first checkpoint
+        flags = ["--resume"] if os.path.exists(config.CHECKPOINT_PATH) else FLAGS
+        run = run_forked("tests/killed_training.py", *flags, env=env)
         assert run.returncode == -signal.SIGKILL, run.stderr
         found = os.path.exists(config.CHECKPOINT_PATH)
         assert (checkpoint.load_state(config.CHECKPOINT_PATH)["epoch"] if found else 0) == epoch
         assert not os.path.exists(config.REPORT_PATH)
-    run = run_forked("train_distributed.py", *FLAGS, "--resume")
+    run = run_forked("train_distributed.py", "--resume")
     assert run.returncode == 0, run.stderr
     assert "[INFO] resuming after epoch 4...\n" in run.stdout
     assert_same_outcome(tmp_path, uninterrupted)
@@ -105,8 +107,8 @@ def test_killed_at_any_moment_and_resumed_equals_uninterrupted(uninterrupted, tm
 
 def test_more_epochs_train_on_as_if_they_had_been_asked_for_at_once(uninterrupted, tmp_path):
     shutil.copytree(uninterrupted / "dataset", tmp_path / "dataset")
-    for flags in (["--epochs", "2"], ["--resume"]):
-        run = run_forked("train_distributed.py", *FLAGS, *flags)
+    for flags in ([*FLAGS, "--epochs", "2"], ["--resume", "--epochs", "4", "--num-workers", "1"]):
+        run = run_forked("train_distributed.py", *flags)
         assert run.returncode == 0, run.stderr
     assert (
         "resuming after epoch 2...\n[INFO] training the network...\n[INFO] EPOCH: 3/4\n"
@@ -125,29 +127,39 @@ def assert_group_is_gone(process):
 
 
 @pytest.mark.parametrize(
-    ("number", "times", "status"),
-    [(signal.SIGINT, 1, 130), (signal.SIGTERM, 1, 143), (signal.SIGINT, 2, 130)],
+    ("numbers", "numWorkers", "phase"),
+    [
+        ([signal.SIGINT], "0", "EPOCH: 1/"),
+        ([signal.SIGINT], "2", "training the network"),
+        ([signal.SIGINT] * 2, "2", "evaluating network"),
+        ([signal.SIGTERM], "2", "EPOCH: 1/"),
+        ([signal.SIGTERM], "0", "evaluating network"),
+        ([signal.SIGTERM, signal.SIGINT], "2", "EPOCH: 2/"),
+    ],
 )
-def test_a_signal_says_how_to_go_on_and_leaves_no_worker(uninterrupted, number, times, status):
+def test_a_signal_ends_a_training_at_once_and_it_can_go_on(
+    uninterrupted, tmp_path, numbers, numWorkers, phase
+):
     shutil.copytree(uninterrupted / "dataset", "dataset")
-    flags = [*FLAGS, "--epochs", "10000"]
+    flags = [*FLAGS, "--num-workers", numWorkers]
     process = start_forked("train_distributed.py", *flags, before=os.setsid)
-    wait_for_line(process, "EPOCH: 1/")
-    for _ in range(times):
+    wait_for_line(process, phase)
+    start = time.monotonic()
+    for number in numbers:
         # as a terminal does, to the script and its workers; SIGTERM comes to the script alone
         send = os.killpg if number == signal.SIGINT else os.kill
         # the first may have ended it
         with suppress(ProcessLookupError):
             send(process.pid, number)
-        time.sleep(0.05)
     run = read_forked(process)
-    assert run.returncode == status, run.stderr
-    lines = [line for line in run.stderr.splitlines() if line.strip()]
-    assert len(lines) == 1, run.stderr
-    assert lines[0].startswith("[INFO] interrupted: ")
-    assert "--resume" in lines[0]
+    assert time.monotonic() - start < 5
+    assert run.returncode in {128 + number for number in numbers}, run.stderr
+    line = "\n[INFO] interrupted; add --resume to continue after the last completed epoch\n"
+    assert run.stderr == line
     assert_group_is_gone(process)
-    assert checkpoint.load_state(config.CHECKPOINT_PATH)["epoch"] >= 1
+    flags = ["--resume"] if os.path.exists(config.CHECKPOINT_PATH) else flags
+    assert run_forked("train_distributed.py", *flags).returncode == 0
+    assert_same_outcome(tmp_path, uninterrupted)
 
 
 def test_ctrl_c_does_not_end_a_run_that_ignores_it(uninterrupted, tmp_path):
@@ -189,12 +201,6 @@ def tinyRun(monkeypatch):
     return train
 
 
-def test_resume_without_a_checkpoint_starts_and_says_so(tinyRun, capsys):
-    tinyRun("--resume", "--epochs", "1")
-    assert f"[INFO] no checkpoint at {config.CHECKPOINT_PATH}" in capsys.readouterr().out
-    assert checkpoint.load_state(config.CHECKPOINT_PATH)["epoch"] == 1
-
-
 def read_run(folder):
     """Return the files of a run by name; those of other runs and the lock are not its own."""
     return {path.name: path.read_bytes() for path in Path(folder).iterdir() if path.suffix}
@@ -204,13 +210,16 @@ def test_a_new_training_moves_an_earlier_one_aside_finished_or_not(tinyRun, caps
     tinyRun("--epochs", "1")
     Path(config.RESULTS_PATH).write_text("predictions")
     finished = read_run("output")
-    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
-        # this one dies in its second epoch
-        patch.setattr(train_distributed, "evaluate", lambda *args: 1 / 0 if done else (1, 1, []))
-        save = checkpoint.save_checkpoint
-        patch.setattr(checkpoint, "save_checkpoint", lambda *args: (save(*args), done.append(1)))
-        done = []
-        tinyRun()
+    for epoch in (0, 1):
+        with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+            # dies in its first epoch, then in its second
+            left = [(1.0, 1.0, [])] * epoch
+            patch.setattr(train_distributed, "evaluate", lambda *_, r=left: r.pop() if r else 1 / 0)
+            tinyRun()
+        if epoch == 0:
+            # a start that came to nothing costs nothing
+            assert read_run("output") == finished
+            assert not list(Path("output").glob("run-*"))
     unfinished = read_run("output")
     assert list(unfinished) == ["checkpoint.pth"]
     (folder,) = Path("output").glob("run-*")
@@ -222,22 +231,63 @@ def test_a_new_training_moves_an_earlier_one_aside_finished_or_not(tinyRun, caps
     assert sorted(runs, key=len) == sorted([unfinished, finished], key=len)
 
 
-def test_resume_continues_what_is_in_output_and_nothing_else(tinyRun, monkeypatch):
+def test_a_disk_that_is_full_at_the_first_checkpoint_keeps_the_earlier_run(tinyRun, monkeypatch):
     tinyRun("--epochs", "1")
-    before = checkpoint.load_state(config.MODEL_PATH)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        # Ctrl-C in the first epoch of a new run
-        patch.setattr(train_distributed, "train_one_epoch", lambda *args: interrupt())
+    before = read_run("output")
+
+    def fail(fd):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint.os, "fsync", fail)
+    with pytest.raises(UserError, match="^output.checkpoint.pth: cannot be written .No space left"):
         tinyRun("--seed", "7")
-    tinyRun("--seed", "7", "--epochs", "1", "--resume")
-    after = checkpoint.load_state(config.MODEL_PATH)
-    assert not torch.equal(before["classifier.weight"], after["classifier.weight"])
-    (folder,) = Path("output").glob("run-*")
-    assert_same(checkpoint.load_state(str(folder / "food_classifier.pth")), before)
+    assert read_run("output") == before
+    assert not list(Path("output").glob("run-*"))
 
 
-def interrupt():
-    raise KeyboardInterrupt
+def test_resume_without_a_checkpoint_ends_in_one_line(tinyRun, monkeypatch):
+    with pytest.raises(UserError, match="^output.checkpoint.pth: No such file"):
+        tinyRun("--resume")
+    # torchrun starts the same command again and again
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
+    tinyRun("--resume", "--epochs", "1")
+    assert checkpoint.load_state(config.CHECKPOINT_PATH)["epoch"] == 1
+
+
+def test_resume_takes_the_settings_of_the_first_run(tinyRun, monkeypatch, capsys):
+    tinyRun("--epochs", "1", "--seed", "7")
+    (config.SEED, config.LR, config.IMAGE_SIZE, config.EPOCHS) = (42, 0.01, 224, 20)
+    (config.PRETRAINED, config.STD, config.LOCAL_BATCH_SIZE) = (True, [0.5] * 3, 32)
+    capsys.readouterr()
+    monkeypatch.setattr("sys.argv", ["train_distributed.py", "--resume", "--epochs", "2"])
+    train_distributed.main()
+    assert capsys.readouterr().out.splitlines()[1] == (
+        "[INFO] taken from the checkpoint: IMAGE_SIZE = 64, SEED = 7, PRETRAINED = False, "
+        "STD = [0.229, 0.224, 0.225], LR = 0.001, LOCAL_BATCH_SIZE = 5..."
+    )
+    before = checkpoint.load_state(config.CHECKPOINT_PATH)
+    assert before["epoch"] == 2
+    # a flag that is given must not differ
+    flags = ["--resume", "--lr", "0.01", "--image-size", "128"]
+    monkeypatch.setattr("sys.argv", ["train_distributed.py", *flags])
+    line = (
+        "^IMAGE_SIZE is 64 in output.checkpoint.pth and 128 in this run; LR is 0.001 in .* and 0.01"
+    )
+    with pytest.raises(UserError, match=line):
+        train_distributed.main()
+
+
+def test_other_devices_go_on_with_the_same_batch_and_rate_in_all(tinyRun, monkeypatch):
+    monkeypatch.setattr(devices, "count_devices", lambda: 3)
+    tinyRun("--epochs", "1", "--local-batch-size", "4", "--lr", "0.0001")
+    for count, batchSize, rate in ((1, 12, 0.0003), (6, 2, 0.00005), (2, 6, 0.00015)):
+        monkeypatch.setattr(devices, "count_devices", lambda count=count: count)
+        monkeypatch.setattr("sys.argv", ["train_distributed.py", "--resume", "--epochs", "1"])
+        train_distributed.main()
+        assert (config.LOCAL_BATCH_SIZE, config.LR) == (batchSize, rate)
+    monkeypatch.setattr(devices, "count_devices", lambda: 5)
+    with pytest.raises(UserError, match="^the batch of 4 images on each of 3 devices in .* 5 dev"):
+        train_distributed.main()
 
 
 def test_a_second_training_in_a_directory_ends_at_once(tinyRun):
@@ -264,30 +314,12 @@ def test_a_killed_writer_leaves_a_file_that_the_next_training_removes(tinyRun):
     assert not partial.exists()
 
 
-def test_an_interrupted_run_says_which_epoch_is_saved_and_how_to_continue(tinyRun, monkeypatch):
-    said = []
-    train_one_epoch = train_distributed.train_one_epoch
-
-    def train_and_note(*args):
-        said.append(f"{cli.interrupts.saved}; {cli.interrupts.advice}")
-        return train_one_epoch(*args)
-
-    monkeypatch.setattr(train_distributed, "train_one_epoch", train_and_note)
-    tinyRun("--epochs", "2")
-    tinyRun("--epochs", "4", "--resume")
-    assert said[0] == "no epoch is saved yet; run the same command again"
-    assert said[1] == (
-        "epoch 1 of 2 is saved; add --resume to continue, or --resume --epochs 1 to finish here"
-    )
-    assert said[2].startswith("epoch 2 of 4 is saved; ")
-
-
 def test_resume_with_nothing_left_to_train_says_so_and_reports(tinyRun, capsys):
     tinyRun("--epochs", "2")
     Path(config.REPORT_PATH).unlink()
     capsys.readouterr()
     tinyRun("--epochs", "1", "--resume")
-    assert "[INFO] no epoch is left to train, as EPOCHS is 1..." in capsys.readouterr().out
+    assert "[INFO] nothing left to train (EPOCHS = 1)..." in capsys.readouterr().out
     assert os.path.exists(config.REPORT_PATH)
 
 
@@ -307,7 +339,7 @@ def test_a_resumed_run_needs_no_imagenet_weights_and_compares_before_it_builds(
 
 
 def test_the_state_of_the_gradient_scaler_survives_a_resume(tinyRun, monkeypatch):
-    monkeypatch.setattr(devices, "compute_dtype", lambda device: torch.float16)
+    monkeypatch.setattr(devices, "compute_dtype", lambda: torch.float16)
     # so high that the first steps overflow and are skipped; later it grows again
     scaler = partial(torch.amp.GradScaler, init_scale=2.0**24, growth_interval=4)
     monkeypatch.setattr(train_distributed.torch.amp, "GradScaler", scaler)
@@ -328,10 +360,10 @@ def test_images_that_changed_since_the_checkpoint_are_said(tinyRun, capsys):
     Path("dataset/training/Egg/0.jpg").unlink()
     capsys.readouterr()
     tinyRun("--epochs", "2", "--resume")
-    lines = [line for line in capsys.readouterr().out.splitlines() if "has changed since" in line]
+    lines = [line for line in capsys.readouterr().out.splitlines() if " changed: " in line]
     assert len(lines) == 1
     assert re.fullmatch(
-        r"\[INFO\] the training set has changed since the checkpoint: 15 images \(\w{8}\) then, "
+        r"\[INFO\] the training set changed: 15 images \(\w{8}\) then, "
         r"14 images \(\w{8}\) now\.\.\.",
         lines[0],
     )
@@ -340,16 +372,16 @@ def test_images_that_changed_since_the_checkpoint_are_said(tinyRun, capsys):
 @pytest.mark.parametrize("name", ["size", "path", "label"])
 def test_the_digest_of_images_tells_their_paths_sizes_and_labels(name):
     draw_class_folders(Path("dataset"))
-    before = checkpoint.describe_images(config.TRAIN)
+    before = images.describe_images(config.TRAIN)
     Path("dataset/training/notes.txt").write_text("no image")
-    assert checkpoint.describe_images(config.TRAIN) == before
+    assert images.describe_images(config.TRAIN) == before
     path = Path("dataset/training/Egg/0.jpg")
     if name == "size":
         path.write_bytes(path.read_bytes() + b" ")
     else:
         path.rename(path.with_name("7.jpg") if name == "path" else "dataset/training/Soup/7.jpg")
-    assert checkpoint.describe_images(config.TRAIN) != before
-    assert checkpoint.describe_images(config.TRAIN).startswith("15 images (")
+    assert images.describe_images(config.TRAIN) != before
+    assert images.describe_images(config.TRAIN).startswith("15 images (")
 
 
 def test_a_finished_training_is_only_evaluated_again(tinyRun, capsys, monkeypatch):
@@ -368,7 +400,7 @@ def test_a_finished_training_is_only_evaluated_again(tinyRun, capsys, monkeypatc
 def test_a_checkpoint_holds_all_that_the_training_needs(tinyRun):
     tinyRun("--epochs", "1")
     state = checkpoint.load_state(config.CHECKPOINT_PATH)
-    assert {"model", "opt", "lrScheduler", "scaler", "epoch", "H", "randomState"} < set(state)
+    assert {"model", "opt", "lrScheduler", "scaler", "epoch", "H"} < set(state)
     assert state["record"]["CLASSES"] == ["Bread", "Egg", "Soup"]
     assert state["record"]["IMAGE_SIZE"] == 64
     assert state["H"].keys() == {"train_loss", "train_acc", "val_loss", "val_acc"}
@@ -385,7 +417,7 @@ def test_a_loss_that_is_not_a_number_keeps_the_last_good_checkpoint(tinyRun, mon
             return loss * float("nan") if calls.count(True) == 6 else loss
 
     monkeypatch.setattr(train_distributed.nn, "CrossEntropyLoss", Breaking)
-    with pytest.raises(train_distributed.UserError, match="the loss of epoch 2 is not a number"):
+    with pytest.raises(UserError, match="training diverged: the loss is not a number"):
         tinyRun()
     state = checkpoint.load_state(config.CHECKPOINT_PATH)
     assert state["epoch"] == 1
@@ -411,17 +443,6 @@ def test_order_and_augmentation_of_an_epoch_depend_on_seed_and_epoch_alone(tinyR
     assert not torch.equal(seen[0], seen[1])
     tinyRun("--epochs", "1", "--num-workers", "2", "--seed", "7")
     assert not torch.equal(seen[0], seen[4])
-
-
-def test_other_devices_may_go_on_with_the_same_batch_and_rate_in_all(monkeypatch):
-    settings = []
-    for count, batchSize, rate in ((3, 128, 0.0001), (1, 384, 0.0003), (6, 64, 0.00005)):
-        monkeypatch.setattr(devices, "count_devices", lambda count=count: count)
-        (config.LOCAL_BATCH_SIZE, config.LR) = (batchSize, rate)
-        settings.append(checkpoint.get_resumable(checkpoint.get_record()))
-    assert settings[0] == settings[1] == settings[2]
-    config.LR = 0.00006
-    assert checkpoint.get_resumable(checkpoint.get_record()) != settings[0]
 
 
 def test_write_file_makes_the_folder_and_leaves_nothing_beside_the_file():
@@ -453,7 +474,7 @@ def test_load_state_runs_no_code_from_the_file():
 
 # what differs on the second of two machines: settings, what happens to its images, what is said
 DIFFERENCES = [
-    ({"LR": 0.01}, None, "LR is 0.0001 on {0} and 0.01 on {1}; make them the same"),
+    ({"LR": 0.01}, None, "LR is 0.0001 on {0} and 0.01 on {1}; they must match"),
     ({"SEED": 7}, None, "SEED is 42 on {0} and 7 on {1}"),
     ({"EPOCHS": 3}, None, "EPOCHS is 1 on {0} and 3 on {1}"),
     ({"IMAGE_SIZE": 96}, None, "IMAGE_SIZE is 64 on {0} and 96 on {1}"),
@@ -533,24 +554,10 @@ def test_a_process_whose_partner_is_lost_says_so_in_one_line(lost):
     assert run.returncode == 1
     assert re.fullmatch(
         r"\[ERROR\] lost the connection to another process, whose own message names the cause; "
-        r"epoch \d+ of 10000 is saved; add --resume to continue, or .*\n",
+        r"--resume continues.*\n",
         run.stderr,
     )
     assert read_forked(processes[lost]).returncode == -signal.SIGKILL
-
-
-def test_a_second_signal_ends_a_process_that_waits_for_another(tmp_path):
-    processes = start_pair(EPOCHS=10000, NUM_WORKERS=1)
-    wait_until(processes[0], lambda: os.path.exists(config.CHECKPOINT_PATH))
-    os.kill(processes[1].pid, signal.SIGSTOP)
-    time.sleep(0.5)
-    for _ in range(2):
-        os.kill(processes[0].pid, signal.SIGINT)
-        time.sleep(0.2)
-    run = read_forked(processes[0], timeout=5)
-    processes[1].kill()
-    assert run.returncode == 130
-    assert re.fullmatch(r"\n\[INFO\] interrupted: epoch \d+ of 10000 is saved; .*\n", run.stderr)
 
 
 def test_a_diverged_loss_ends_all_processes_together():
@@ -558,22 +565,9 @@ def test_a_diverged_loss_ends_all_processes_together():
         run = read_forked(process)
         assert run.returncode == 1
         assert run.stderr == (
-            "[ERROR] training diverged: the loss of epoch 1 is not a number; no epoch is saved "
-            "yet; start again with a lower --lr\n"
+            "[ERROR] training diverged: the loss is not a number; start again with a lower --lr\n"
         )
     assert not os.path.exists(config.CHECKPOINT_PATH)
-
-
-def test_an_image_that_went_bad_is_named_with_the_way_to_continue(tinyRun, capsys, monkeypatch):
-    tinyRun("--epochs", "1")
-    Path("dataset/training/Egg/0.jpg").write_text("no image")
-    argv = ["train_distributed.py", *FLAGS, "--num-workers", "0", "--resume"]
-    monkeypatch.setattr("sys.argv", argv)
-    with pytest.raises(SystemExit):
-        cli.run(train_distributed.main)
-    line = capsys.readouterr().err
-    assert line.startswith(f"[ERROR] {Path('dataset/training/Egg/0.jpg')}: cannot be read as an ")
-    assert "; epoch 1 of 4 is saved; add --resume to continue" in line
 
 
 def test_the_time_taken_is_right_when_the_clock_is_set_back(tinyRun, capsys, monkeypatch):
@@ -582,33 +576,3 @@ def test_the_time_taken_is_right_when_the_clock_is_set_back(tinyRun, capsys, mon
     tinyRun("--epochs", "1")
     (taken,) = re.findall(r"time taken to train the model: (.+)s\n", capsys.readouterr().out)
     assert 0 < float(taken) < 60
-
-
-def limit_open_files():
-    """Let this process open 36 files more than are open already."""
-    limit = len(os.listdir("/dev/fd")) + 36
-    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="workers share memory in another way")
-def test_the_workers_of_training_end_before_those_of_the_test_set_start():
-    draw_class_folders(Path("dataset"))
-    flags = "--image-size 64 --epochs 1 --num-workers 2 --local-batch-size 2 --no-pretrained"
-    # 32 suffice; with all workers at once 40 would be needed
-    run = run_forked("train_distributed.py", *flags.split(), before=limit_open_files)
-    assert (run.returncode, run.stderr) == (0, "")
-
-
-def print_into_pipe():
-    """Let stdout of this process be the named pipe in its directory."""
-    sys.stdout = open("pipe", "w")
-
-
-def test_output_that_nobody_reads_is_no_error():
-    draw_class_folders(Path("dataset"))
-    os.mkfifo("pipe")
-    process = start_forked("train_distributed.py", *FLAGS, before=print_into_pipe)
-    with open("pipe") as pipe:
-        pipe.readline()
-    run = read_forked(process)
-    assert (run.returncode, run.stderr) == (128 + signal.SIGPIPE, "")

@@ -6,6 +6,14 @@ import signal
 import time
 from pathlib import Path
 
+import distributed_inference
+import train_distributed
+from pyimagesearch import checkpoint, config, create_dataloaders, devices, food_classifier, images
+from pyimagesearch.cli import UserError
+from pyimagesearch.create_dataloaders import get_dataloader
+from pyimagesearch.food_classifier import FoodClassifier
+from pyimagesearch.images import load_image
+
 import numpy as np
 import pytest
 import torch
@@ -21,13 +29,6 @@ from conftest import (
 )
 from PIL import Image
 from torchvision import datasets
-
-import distributed_inference
-import train_distributed
-from pyimagesearch import checkpoint, config, create_dataloaders, devices, food_classifier
-from pyimagesearch.cli import UserError
-from pyimagesearch.create_dataloaders import get_dataloader, load_image
-from pyimagesearch.food_classifier import FoodClassifier
 
 
 def test_get_dataloader_has_the_signature_of_the_tutorial():
@@ -174,25 +175,19 @@ def test_an_error_in_a_spawned_worker_ends_in_one_line():
 
 
 @pytest.mark.parametrize(
-    ("script", "line", "says"),
-    [
-        ("train_distributed.py", "training the network", "no epoch is saved yet"),
-        ("distributed_inference.py", "seed of the test batch", "nothing is lost"),
-    ],
+    ("number", "seconds"), [(signal.SIGINT, 0.5), (signal.SIGINT, 2), (signal.SIGTERM, 1)]
 )
-def test_ctrl_c_while_workers_are_spawned_prints_one_line(script, line, says):
+def test_a_signal_while_workers_are_spawned_prints_one_line(number, seconds):
     draw_class_folders(Path("dataset"))
-    checkpoint.save_state(FoodClassifier(TinyNet(), 3).state_dict(), config.MODEL_PATH)
-    flags = FLAGS if script == "train_distributed.py" else []
-    process = start_forked(script, *flags, settings=SPAWNING, before=os.setsid)
-    wait_for_line(process, line)
+    process = start_forked("train_distributed.py", *FLAGS, settings=SPAWNING, before=os.setsid)
+    wait_for_line(process, "training the network")
     # in the middle of their imports
-    time.sleep(1)
-    os.killpg(process.pid, signal.SIGINT)
+    time.sleep(seconds)
+    (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
     run = read_forked(process)
-    assert run.returncode == 130
+    assert run.returncode == 128 + number
     lines = [line for line in run.stderr.splitlines() if line]
-    assert lines == [f"[INFO] interrupted: {says}; run the same command again"]
+    assert lines == ["[INFO] interrupted; add --resume to continue after the last completed epoch"]
 
 
 def test_the_dataset_is_an_image_folder_like_any_other():
@@ -237,8 +232,8 @@ def test_validation_and_inference_see_an_image_alike(monkeypatch):
     (config.CLASSES, config.IMAGE_SIZE) = (["Bread", "Egg", "Soup"], 64)
     for module, flags in (
         (train_distributed, "--no-pretrained --num-workers 0"),
-        (distributed_inference, "--num-workers 0"),
-        (distributed_inference, "--num-workers 0 dataset/evaluation"),
+        (distributed_inference, ""),
+        (distributed_inference, "dataset/evaluation"),
     ):
         checkpoint.save_state(FoodClassifier(TinyNet(), 3).state_dict(), config.MODEL_PATH)
         monkeypatch.setattr("sys.argv", ["script.py", *flags.split()])
@@ -337,6 +332,6 @@ def test_a_lack_of_memory_is_not_called_a_broken_image(monkeypatch):
         raise MemoryError
 
     draw_image(Path("whole.jpg"), 0)
-    monkeypatch.setattr(create_dataloaders.Image, "open", fail)
+    monkeypatch.setattr(images.Image, "open", fail)
     with pytest.raises(MemoryError):
         load_image("whole.jpg")

@@ -1,14 +1,14 @@
 import copy
 import inspect
 
+from pyimagesearch import checkpoint, config, devices
+from pyimagesearch.food_classifier import FoodClassifier, freeze_batch_norm
+
 import pytest
 import torch
 from conftest import TinyNet
 from torch import nn
 from torchvision.models import densenet121
-
-from pyimagesearch import checkpoint, config, devices
-from pyimagesearch.food_classifier import FoodClassifier, freeze_batch_norm, label_weights
 
 
 def train_steps(model, steps=3, size=32):
@@ -52,7 +52,7 @@ def test_state_dict_has_the_keys_of_the_tutorial():
 
 
 def test_forward_runs_under_autocast_by_itself(monkeypatch):
-    monkeypatch.setattr(devices, "compute_dtype", lambda device: torch.bfloat16)
+    monkeypatch.setattr(devices, "compute_dtype", lambda: torch.bfloat16)
     model = FoodClassifier(TinyNet(), 5)
     seen = []
     model.baseModel.conv.register_forward_hook(lambda *args: seen.append(args[-1].dtype))
@@ -145,9 +145,7 @@ def test_batch_norm_that_is_not_frozen_trains(key):
 def test_the_weights_say_what_they_were_trained_on_and_load_strictly():
     config.IMAGE_SIZE = 96
     model = FoodClassifier(densenet121(weights=None), 3)
-    label_weights(model, ["soup", "Bread", "Egg"])
-    config.IMAGE_SIZE = 224
-    checkpoint.save_weights(model.to(config.DEVICE))
+    checkpoint.save_weights(model.to(config.DEVICE), ["soup", "Bread", "Egg"])
     state = torch.load(config.MODEL_PATH, weights_only=True)
     facts = state._metadata[""]
     assert facts["classes"] == ["soup", "Bread", "Egg"]

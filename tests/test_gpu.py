@@ -7,15 +7,15 @@ import math
 import sys
 from pathlib import Path
 
+import train_distributed
+from pyimagesearch import checkpoint, config, create_dataloaders, devices, food_classifier
+from pyimagesearch.food_classifier import FoodClassifier, freeze_batch_norm
+
 import pytest
 import torch
 from conftest import CLASSES, PROJECT, TinyNet, draw_class_folders, run_script
 from torch import nn
 from torchvision.models import densenet121
-
-import train_distributed
-from pyimagesearch import checkpoint, config, create_dataloaders, devices, food_classifier
-from pyimagesearch.food_classifier import FoodClassifier, freeze_batch_norm
 
 GPU = torch.device("cuda")
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
@@ -75,7 +75,7 @@ def test_a_gpu_computes_in_fp16_what_a_cpu_computes_in_fp32(monkeypatch):
     with torch.inference_mode():
         onGPU = devices.parallelize(model.to(GPU))(x.to(GPU)).cpu()
         assert set(dtypes) == {torch.float16}
-        monkeypatch.setattr(devices, "compute_dtype", lambda device: torch.float32)
+        monkeypatch.setattr(devices, "compute_dtype", lambda: torch.float32)
         onCPU = model.cpu()(x)
     assert onGPU.dtype == torch.float32
     torch.testing.assert_close(onGPU, onCPU, rtol=0.02, atol=0.02)
@@ -103,7 +103,7 @@ def test_a_resumed_run_ends_near_the_uninterrupted_one(monkeypatch):
 @severalGPUs
 @pytest.mark.parametrize("freeze", [True, False])
 def test_data_parallel_gives_the_same_answer_as_one_gpu(monkeypatch, freeze):
-    monkeypatch.setattr(devices, "compute_dtype", lambda device: torch.float32)
+    monkeypatch.setattr(devices, "compute_dtype", lambda: torch.float32)
     outcomes = []
     for device in ("cuda:0", "cuda"):
         config.DEVICE = torch.device(device)

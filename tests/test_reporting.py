@@ -1,13 +1,13 @@
 from pathlib import Path
 
+from pyimagesearch import config, reporting
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
-
-from pyimagesearch import config, reporting
 
 
 @pytest.fixture
@@ -54,14 +54,14 @@ def test_nothing_in_the_plot_of_the_history_is_covered_or_clipped(saved, epochs)
     assert [text.get_text() for text in axes.get_legend().texts] == list(H)
 
 
-def test_save_history_writes_a_row_per_epoch_beside_the_plot():
+def test_plot_history_writes_a_row_per_epoch_beside_the_plot():
     H = {
         "train_loss": [1.5, 0.5],
         "train_acc": [0, 0.25],
         "val_loss": [2, 1],
         "val_acc": [0, 1 / 3],
     }
-    reporting.save_history(H)
+    reporting.plot_history(H)
     table = Path(config.PLOT_PATH).with_suffix(".csv").read_text()
     assert table == (
         "epoch,train_loss,train_acc,val_loss,val_acc\n"

@@ -2,12 +2,12 @@ import os
 import random
 from pathlib import Path
 
-import numpy as np
-import pytest
-
 from pyimagesearch import config, sample_dataset
 from pyimagesearch.create_dataloaders import load_image
 from pyimagesearch.sample_dataset import DISHES, SAMPLE_SIZE, draw_dataset, draw_dish
+
+import numpy as np
+import pytest
 
 
 @pytest.fixture
