@@ -56,8 +56,9 @@ def main():
         model = DistributedDataParallel(model, **devices.DDP_OPTIONS)
     elif numGPU > 1:
         model = nn.DataParallel(model)
-    # let cuDNN time its algorithms and keep the fastest, as training images have one size
-    torch.backends.cudnn.benchmark = True
+    # let cuDNN time its algorithms and keep the fastest, as training images have one size; but the
+    # threads of nn.DataParallel are new at every step, and each would search again
+    torch.backends.cudnn.benchmark = not isinstance(model, nn.DataParallel)
 
     # initialize the loss function, the optimizer (fused: one pass over all parameters, not one per
     # operation) and the gradient scaler, which keeps small gradients from becoming 0 in fp16

@@ -37,9 +37,10 @@ def end_on_signals(line):
 
 
 name = os.path.basename(sys.argv[0])
-isScript = name in map(os.path.basename, sys.orig_argv)
-# a spawned worker imports the script too; a notebook does with %run, and goes on afterwards
-if name in ADVICE and (isScript or "--multiprocessing-fork" in sys.orig_argv):
+# a notebook starts a script with %run, and goes on afterwards
+isScript = name in ADVICE and name in map(os.path.basename, sys.orig_argv)
+# a spawned worker imports the script too
+if isScript or (name in ADVICE and "--multiprocessing-fork" in sys.orig_argv):
     # under torchrun only the main process speaks
     isMain = isScript and os.environ.get("RANK", "0") == "0"
     end_on_signals(f"interrupted; {ADVICE[name]}" if isMain else "")

@@ -11,7 +11,7 @@ from argparse import ArgumentTypeError
 from contextlib import suppress
 from functools import partial
 
-from . import config
+from . import config, isScript
 
 # the settings that have a flag: type, smallest and largest value, meaning
 SETTINGS = {
@@ -27,16 +27,22 @@ SETTINGS = {
 
 # parts of the messages of PyTorch and the system, and what to tell the user
 NO_MEMORY = (
-    "signal: Killed|exited unexpectedly|out of memory|an't allocate memory|annot allocate|"
+    "signal: Killed|exited unexpectedly|[Oo]ut of memory|an't allocate memory|annot allocate|"
     "not enough memory|MemoryError"
 )
 KNOWN_ERRORS = {
     "Too many open files|ancdata": "too many open files; raise the limit (ulimit -n 4096), or use "
     "a smaller --num-workers",
+    "/dev/shm/nccl": "/dev/shm is too small for NCCL; enlarge it (docker run --ipc=host)",
     "shared memory": "/dev/shm is too small for what the workers load; enlarge it (docker run "
-    "--shm-size=2g), or use --num-workers 0",
-    "gloo/transport|DistNetworkError|DistStoreError|NCCL": "lost the connection to another "
-    "process, whose own message names the cause; --resume continues",
+    "--ipc=host), or use --num-workers 0",
+    "Connection (closed|reset)|ncclRemoteError": "lost the connection to another process, whose "
+    "own message names the cause; --resume continues",
+    "Duplicate GPU": "two processes use one GPU; start one for each, with --nproc-per-node=gpu",
+    "have NCCL built in": 'this PyTorch has no NCCL; install one for CUDA, or set DEVICE = "cpu"',
+    "DistNetworkError|DistStoreError": "another process cannot be reached, or did not start; check "
+    "--master-addr, --master-port and the messages on the other machines",
+    "DistBackendError": "the processes cannot exchange data",
     NO_MEMORY: "out of memory; start again with smaller batches or a smaller --image-size",
 }
 
@@ -77,20 +83,18 @@ def read_setting(name, value):
 
 def read_labels(value):
     """Return the labels in value without blanks around them; raise ArgumentTypeError if they do not
-    name two or more folders, or if two have the same outer folder, as ImageFolder has classes."""
-    if not isinstance(value, (list, tuple)) or not all(isinstance(label, str) for label in value):
-        raise ArgumentTypeError(f"must be a list of two or more labels, not {value!r}")
-    labels = ["/".join(map(str.strip, label.split("/"))) for label in value]
-    if len(labels) < 2 or not all(part.strip(".") for x in labels for part in x.split("/")):
-        raise ArgumentTypeError(f"must be a list of two or more labels, not {value!r}")
-    seen = {}
-    for label in labels:
-        folder = simplify(label.split("/")[0])
-        if folder in seen:
-            both = f"{seen[folder]!r} and {label!r}"
+    name two or more folders, or if some have the same outer folder, which makes one class."""
+    with suppress(AttributeError, TypeError):
+        labels = ["/".join(map(str.strip, label.split("/"))) for label in value]
+        folders = [simplify(label.split("/")[0]) for label in labels]
+        shared = [label for label, f in zip(labels, folders, strict=True) if folders.count(f) > 1]
+        areNames = all(part.strip(".") for label in labels for part in label.split("/"))
+        if len(labels) > 1 and areNames and not isinstance(value, str):
+            if not shared:
+                return labels
+            both = " and ".join(map(repr, shared))
             raise ArgumentTypeError(f"has {both}, which share a class folder; rename one")
-        seen[folder] = label
-    return labels
+    raise ArgumentTypeError(f"must be a list of two or more labels, not {value!r}")
 
 
 def simplify(name):
@@ -208,8 +212,8 @@ def run(main):
             time.sleep(5)
         text = f"[ERROR] {line}\n" if line else traceback.format_exc()
         print(text, end="", file=sys.stderr, flush=True)
-        # at once, as a process that is lost would not answer a farewell
-        os._exit(getattr(error, "status", 1))
+        # at once, as workers and lost processes need no farewell; but a notebook goes on
+        (os._exit if isScript else sys.exit)(getattr(error, "status", 1))
 
 
 def describe_error(error):
@@ -219,8 +223,17 @@ def describe_error(error):
         return str(error).rstrip().rpartition("UserError: ")[2]
     for part, line in KNOWN_ERRORS.items():
         if re.search(part, f"{type(error).__name__}: {error}"):
-            return line
+            return f"{line} ({quote(error)})"
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror or error}; fix this and run again"
     return None
+
+
+def quote(error):
+    """Return the line of an error's message that names its cause."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # NCCL's cause follows this line; a worker's stands below its traceback
+    if "Last error:" in lines[:-1]:
+        return lines[lines.index("Last error:") + 1]
+    return lines[-1 if lines[0].startswith("Caught ") else 0] if lines else type(error).__name__

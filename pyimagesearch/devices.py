@@ -120,10 +120,8 @@ def mean_over_images(totalLoss, correct, loader):
     """
     # float32 counts exactly up to 16.7 million only; MPS has nothing larger
     dtype = torch.float32 if config.DEVICE.type == "mps" else torch.float64
-    sums = torch.zeros(3, dtype=dtype, device=config.DEVICE)
-    # processes that have no image pass plain zeros
-    for place, value in enumerate((totalLoss, correct, len(loader.sampler))):
-        sums[place] = value
+    numbers = [float(totalLoss), float(correct), len(loader.sampler)]
+    sums = torch.tensor(numbers, dtype=dtype, device=config.DEVICE)
     if distributed.is_initialized():
         distributed.all_reduce(sums)
     (totalLoss, correct, total) = sums.tolist()

@@ -13,7 +13,6 @@ import tempfile
 import time
 from multiprocessing import resource_tracker
 from pathlib import Path
-from types import SimpleNamespace
 
 from pyimagesearch import ADVICE, cli, config, create_dataloaders, end_on_signals, food_classifier
 
@@ -75,8 +74,6 @@ def fresh_config(tmp_path, monkeypatch):
         monkeypatch.setattr(config, name, list(value) if isinstance(value, list) else value)
     config.NUM_WORKERS = 0
     torch.manual_seed(0)
-    # cli.run() would end the process; the workers of a loader still do
-    monkeypatch.setattr(cli, "os", SimpleNamespace(**{**vars(os), "_exit": sys.exit}))
     yield
     for process in started:
         # only after a failure there is one left
@@ -176,6 +173,7 @@ def run_here(name, flags, env, settings, before, output):
     sys.argv = [name, *flags]
     if before:
         before()
+    cli.isScript = True
     isMain = name in ADVICE and env.get("RANK", "0") == "0"
     end_on_signals(f"interrupted; {ADVICE[name]}" if isMain else "")
     runpy.run_path(str(PROJECT / name), run_name="__main__")

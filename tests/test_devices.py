@@ -1,15 +1,21 @@
+import atexit
 import os
+import platform
 import re
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from pyimagesearch import checkpoint, config, create_dataloaders, devices
+from pyimagesearch import checkpoint, config, create_dataloaders, devices, food_classifier
 from pyimagesearch.cli import UserError
 from pyimagesearch.food_classifier import FoodClassifier
 from train_distributed import evaluate
 
+import joblib
 import pytest
 import torch
 from conftest import (
@@ -18,8 +24,11 @@ from conftest import (
     TinyNet,
     draw_class_folders,
     read_forked,
+    run_forked,
     run_script,
+    start_forked,
     start_group,
+    torchrun_envs,
 )
 from torch import nn
 from torchvision.models import densenet121
@@ -231,6 +240,127 @@ def test_torchrun_trains_prints_once_counts_each_image_once_and_survives_a_kill(
     # the weights are those of the plain model
     state = checkpoint.load_state(config.MODEL_PATH)
     FoodClassifier(densenet121(weights=None), 3).load_state_dict(state)
+
+
+def test_two_machines_go_on_after_a_process_was_killed():
+    # both play on this machine, in one directory
+    draw_class_folders(Path("dataset"), counts=(7, 2, 2))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    launch = "-m torch.distributed.run --nnodes=2 --nproc-per-node=1 --max-restarts=3".split()
+    launch += ["--master-addr=127.0.0.1", f"--master-port={port}"]
+    with ThreadPoolExecutor() as pool:
+        machines = [
+            pool.submit(
+                run_script,
+                PROJECT / "tests" / "killed_training.py",
+                *FLAGS,
+                "--resume",
+                pythonFlags=[*launch, f"--node-rank={rank}"],
+                env={"KILL_AT": "step:4", "KILL_ONCE": "killed"},
+                classes=CLASSES,
+            )
+            for rank in (0, 1)
+        ]
+    runs = [machine.result() for machine in machines]
+    assert [run.returncode for run in runs] == [0, 0], runs[0].stderr + runs[1].stderr
+    assert os.path.exists("killed")
+    assert "[INFO] resuming after epoch 1..." in runs[0].stdout
+    assert re.findall(r"EPOCH: (\d)/2", runs[0].stdout) == ["1", "2"]
+
+
+def note(text):
+    """Write text to the output of this process, also where it is muted."""
+    os.write(1, f"{text}\n".encode())
+
+
+def note_setup():
+    """Note how a process is set up; this machine seems to have six CPUs."""
+    joblib.cpu_count = lambda: 6
+    atexit.register = lambda function: note(f"at exit: {function.__name__}")
+    food_classifier.densenet121 = lambda weights: note(f"weights: {weights}") or TinyNet()
+    wrap = nn.parallel.DistributedDataParallel.__init__
+    names = ("gradient_as_bucket_view", "batched_grad_copy", "forward_sync_buffers")
+
+    def wrap_and_note(self, module, **options):
+        wrap(self, module, **options)
+        note([getattr(self, name) for name in names])
+
+    nn.parallel.DistributedDataParallel.__init__ = wrap_and_note
+
+
+def test_processes_share_cpus_and_imagenet_weights_and_say_goodbye():
+    draw_class_folders(Path("dataset"), counts=(4, 2, 2))
+    flags = "--image-size 64 --num-workers 0 --local-batch-size 6 --epochs 1 --pretrained".split()
+    envs = [{**env, "OMP_NUM_THREADS": "1"} for env in torchrun_envs(2, machines=1)]
+    processes = [
+        start_forked("train_distributed.py", *flags, env=env, before=note_setup) for env in envs
+    ]
+    runs = [read_forked(process) for process in processes]
+    assert [run.returncode for run in runs] == [0, 0], runs[0].stderr + runs[1].stderr
+    assert re.search(r"running on 2 x CPU \(\w+, \w+, 3 threads\)", runs[0].stdout)
+    for run in runs:
+        assert "\nat exit: destroy_process_group\n" in f"\n{run.stdout}"
+        # no copy for each gradient, and no wait in a forward pass
+        assert "[True, True, False]\n" in run.stdout
+    # DistributedDataParallel gives the first process's weights to all
+    assert "weights: DenseNet121_Weights.IMAGENET1K_V1\n" in runs[0].stdout
+    assert "weights: None\n" in runs[1].stdout
+    assert "[INFO]" not in runs[1].stdout
+
+
+def test_a_machine_without_the_others_device_ends_them_all():
+    draw_class_folders(Path("dataset"), counts=(4, 2, 2))
+    devicesHere = ({"DEVICE": "cpu"}, {"DEVICE": "cuda:7"})
+    processes = [
+        start_forked("train_distributed.py", env=env, settings=settings)
+        for env, settings in zip(torchrun_envs(2, machines=2), devicesHere, strict=True)
+    ]
+    (first, second) = (read_forked(process) for process in processes)
+    assert (first.returncode, second.returncode) == (1, 1)
+    host = re.escape(platform.node())
+    line = rf"\[ERROR\] DEVICE is cpu on {host} and wrong on {host}; they must match\n"
+    assert re.fullmatch(line, first.stderr)
+    assert second.stderr.startswith(
+        "[ERROR] DEVICE in config.py must be a device that this machine"
+    )
+
+
+RUN = (
+    "--image-size 64 --num-workers 0 --pretrained --lr 0.001 --epochs 4 --local-batch-size".split()
+)
+
+
+def test_torchrun_resumes_bit_for_bit():
+    outcomes = []
+    for name, epochs in (("whole", ["4"]), ("parts", ["2", "4"])):
+        draw_class_folders(Path(name, "dataset"), counts=(7, 3, 3))
+        for count in epochs:
+            flags = ["--resume"] if count != epochs[0] else [*RUN, "5"]
+            group = start_group(2, "train_distributed.py", *flags, "--epochs", count, cwd=name)
+            for process in group:
+                assert read_forked(process).returncode == 0
+        outcomes.append(checkpoint.load_state(str(Path(name, config.CHECKPOINT_PATH))))
+    for key, tensor in outcomes[0]["model"].items():
+        assert torch.equal(outcomes[1]["model"][key], tensor), key
+    assert outcomes[0]["H"] == outcomes[1]["H"]
+
+
+def test_a_run_moves_from_one_device_to_two_and_back():
+    draw_class_folders(Path("dataset"), counts=(8, 3, 3))
+    shutil.copytree("dataset", "one/dataset")
+    assert run_forked("train_distributed.py", *RUN, "6", cwd="one").returncode == 0
+    for worldSize, flags in ((1, [*RUN, "6", "--epochs", "1"]), (2, ["2"]), (1, ["4"])):
+        flags = flags if len(flags) > 1 else ["--resume", "--epochs", *flags]
+        for process in start_group(worldSize, "train_distributed.py", *flags):
+            run = read_forked(process)
+            assert run.returncode == 0, run.stderr
+    one = checkpoint.load_state(str(Path("one", config.CHECKPOINT_PATH)))
+    moved = checkpoint.load_state(config.CHECKPOINT_PATH)
+    # frozen batch normalization: 24 images in batches of 6, on one device as on two
+    for key, tensor in one["model"].items():
+        torch.testing.assert_close(moved["model"][key], tensor, rtol=1e-3, atol=1e-4)
+    assert moved["H"]["val_acc"] == one["H"]["val_acc"]
 
 
 def test_bad_input_is_said_once_by_several_processes():

@@ -1,5 +1,6 @@
 import copy
 import inspect
+import threading
 
 from pyimagesearch import checkpoint, config, devices
 from pyimagesearch.food_classifier import FoodClassifier, freeze_batch_norm
@@ -51,13 +52,42 @@ def test_state_dict_has_the_keys_of_the_tutorial():
     assert set(FoodClassifier(baseModel, 5).state_dict()) == expected
 
 
-def test_forward_runs_under_autocast_by_itself(monkeypatch):
+def test_a_replica_computes_the_same_in_a_thread_of_its_own(monkeypatch):
+    # as nn.DataParallel does it, on a machine without GPUs
     monkeypatch.setattr(devices, "compute_dtype", lambda: torch.bfloat16)
     model = FoodClassifier(TinyNet(), 5)
-    seen = []
+    # precision is decided once, not asked again in each thread
+    monkeypatch.setattr(devices, "compute_dtype", None)
+    x = torch.randn(2, 3, 8, 8)
+    expected = model(x)
+    (seen, logits) = ([], [])
     model.baseModel.conv.register_forward_hook(lambda *args: seen.append(args[-1].dtype))
-    assert model(torch.randn(2, 3, 8, 8)).dtype == torch.float32
+    replica = model._replicate_for_data_parallel()
+
+    def run_replica():
+        # a new thread has neither autocast nor the grad mode of the one that started it
+        with torch.set_grad_enabled(False):
+            logits.append(replica(x))
+
+    thread = threading.Thread(target=run_replica)
+    thread.start()
+    thread.join()
     assert seen == [torch.bfloat16]
+    assert logits[0].dtype == torch.float32
+    assert torch.equal(logits[0], expected)
+
+
+@pytest.mark.parametrize("freeze", [True, False])
+def test_torch_compile_traces_the_model_whole(freeze):
+    baseModel = TinyNet()
+    if freeze:
+        freeze_batch_norm(baseModel)
+    model = FoodClassifier(baseModel, 5)
+    x = torch.randn(2, 3, 8, 8)
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    assert torch.equal(compiled(x), model(x)) or not freeze
+    compiled(x).sum().backward()
+    assert model.classifier.weight.grad is not None
 
 
 def test_frozen_batch_norm_stays_bit_for_bit_while_convolutions_train():

@@ -24,7 +24,7 @@ from pyimagesearch.reporting import BatchProgress
 
 import pytest
 import torch
-from conftest import CLASSES, PROJECT, TinyNet, draw_class_folders, run_script
+from conftest import CLASSES, PROJECT, TinyNet, draw_class_folders, run_forked, run_script
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torchvision.models import densenet121
@@ -304,12 +304,14 @@ def test_batch_and_learning_rate_grow_with_the_gpus(tinyRun, monkeypatch, capsys
     train_one_epoch = train_distributed.train_one_epoch
 
     def train_and_note(model, loader, lossFunc, opt, scaler):
-        seen.append((type(model), loader.batch_size, opt.param_groups[0]["lr"]))
+        isSearching = torch.backends.cudnn.benchmark
+        seen.append((type(model), loader.batch_size, opt.param_groups[0]["lr"], isSearching))
         return train_one_epoch(model, loader, lossFunc, opt, scaler)
 
     flags = "--epochs 1 --num-workers 0 --local-batch-size 4 --no-pretrained"
     monkeypatch.setattr("sys.argv", ["train_distributed.py", *flags.split()])
     monkeypatch.setattr(train_distributed, "train_one_epoch", train_and_note)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
     for numGPU in (0, 1, 2):
         monkeypatch.setattr(devices, "count_gpus", lambda count=numGPU: count)
         train_distributed.main()
@@ -319,11 +321,109 @@ def test_batch_and_learning_rate_grow_with_the_gpus(tinyRun, monkeypatch, capsys
         # the plain model's keys, DataParallel or not
         keys = set(checkpoint.load_state(config.MODEL_PATH))
         assert keys == set(FoodClassifier(TinyNet(), 3).state_dict())
+    # cuDNN searches for its fastest algorithms, but in the new threads of nn.DataParallel
     assert seen == [
-        (FoodClassifier, 4, config.LR),
-        (FoodClassifier, 4, config.LR),
-        (nn.DataParallel, 8, config.LR * 2),
+        (FoodClassifier, 4, config.LR, True),
+        (FoodClassifier, 4, config.LR, True),
+        (nn.DataParallel, 8, config.LR * 2, False),
     ]
+
+
+def test_loss_and_optimizer_are_those_of_the_tutorial(tinyRun, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        train_distributed, "train_one_epoch", lambda *args: seen.append(args) or (1.0, 1.0)
+    )
+    monkeypatch.setattr("sys.argv", [*sys.argv, "--epochs", "1"])
+    with pytest.warns(UserWarning, match="lr_scheduler.step"):
+        train_distributed.main()
+    ((_, _, lossFunc, opt, scaler),) = seen
+    assert type(lossFunc) is nn.CrossEntropyLoss
+    assert (lossFunc.label_smoothing, lossFunc.weight, lossFunc.reduction) == (0, None, "mean")
+    assert type(opt) is torch.optim.Adam
+    (group,) = opt.param_groups
+    expected = torch.optim.Adam([torch.zeros(1)], lr=config.LR, fused=True).param_groups[0]
+    for name in expected.keys() - {"params"}:
+        assert group[name] == expected[name], name
+    assert not scaler.is_enabled()
+
+
+class Spy:
+    """A tensor whose way to the device is noted in moves."""
+
+    moves = []
+
+    def __init__(self, tensor):
+        self.tensor = tensor
+
+    def __len__(self):
+        return len(self.tensor)
+
+    def to(self, device, **options):
+        self.moves.append((device, options))
+        return self.tensor
+
+
+@pytest.mark.parametrize("isPinned", [True, False])
+def test_pinned_images_go_to_the_device_without_waiting(monkeypatch, isPinned):
+    class Loader:
+        pin_memory = isPinned
+        sampler = range(2)
+
+        def __iter__(self):
+            yield Spy(torch.zeros(2, 3, 8, 8)), Spy(torch.tensor([0, 1]))
+
+    config.DEVICE = torch.device("cpu")
+    Spy.moves.clear()
+    model = FoodClassifier(TinyNet(), 3)
+    modes = []
+    model.register_forward_hook(lambda *_: modes.append(torch.is_inference_mode_enabled()))
+    opt = torch.optim.SGD(model.parameters(), lr=0.1)
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    train_distributed.train_one_epoch(model, Loader(), nn.CrossEntropyLoss(), opt, scaler)
+    train_distributed.evaluate(model, Loader(), nn.CrossEntropyLoss())
+    assert Spy.moves == [(config.DEVICE, {"non_blocking": isPinned})] * 4
+    # autograd is off where it is not needed
+    distributed_inference.predict(model, torch.zeros(2, 3, 8, 8))
+    assert modes == [False, True, True]
+
+
+def test_weights_depend_on_the_seed_alone(tinyRun, monkeypatch):
+    weights = []
+    for before, seed in ((1, "42"), (2, "42"), (2, "43")):
+        # whatever was drawn before the script began
+        torch.manual_seed(before)
+        argv = [*sys.argv[:1], *"--epochs 1 --num-workers 0 --no-pretrained --seed".split(), seed]
+        monkeypatch.setattr("sys.argv", argv)
+        train_distributed.main()
+        weights.append(checkpoint.load_state(config.MODEL_PATH)["classifier.weight"])
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_training_learns(tinyRun, monkeypatch):
+    draw_class_folders(Path("dataset"), counts=(12, 4, 8))
+    flags = "--image-size 64 --epochs 12 --num-workers 0 --local-batch-size 4 --lr 0.01"
+    monkeypatch.setattr("sys.argv", ["train_distributed.py", *flags.split(), "--no-pretrained"])
+    train_distributed.main()
+    report = Path(config.REPORT_PATH).read_text()
+    # three colours; chance is 0.33
+    assert float(re.search(r"accuracy +([01]\.\d\d)", report)[1]) > 0.6
+
+
+def keep_loudly():
+    """Say where memory is kept."""
+    devices.keep_memory = lambda: print("memory is kept")
+
+
+def test_memory_is_kept_in_training_alone():
+    draw_class_folders(Path("dataset"))
+    flags = "--image-size 64 --epochs 1 --num-workers 0 --no-pretrained".split()
+    run = run_forked("train_distributed.py", *flags, before=keep_loudly)
+    assert run.stdout.count("memory is kept\n") == 1
+    run = run_forked("distributed_inference.py", before=keep_loudly)
+    assert run.returncode == 0, run.stderr
+    assert "memory is kept" not in run.stdout
 
 
 def test_learning_rate_falls_to_a_tenth_every_ten_epochs(tinyRun, monkeypatch):
