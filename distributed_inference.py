@@ -6,6 +6,7 @@
 # import the necessary packages
 import os
 import random
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 from pyimagesearch import cli, config, devices, reporting
@@ -13,26 +14,24 @@ from pyimagesearch.cli import UserError
 from pyimagesearch.create_dataloaders import get_dataloader, test_transform
 from pyimagesearch.food_classifier import (
     FoodClassifier,
-    list_names,
+    check_classes,
     load_classifier,
     load_densenet,
     read_weights,
 )
-from pyimagesearch.images import list_images, load_image, report_others
+from pyimagesearch.images import EXTENSIONS, list_images, load_image, report_others
 
 import torch
 from torch import nn
-from torchvision import transforms
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 
 def main():
     args = parse_args()
     if args.paths:
-        classify_files(args.paths)
+        classify_files(args.paths, args.weights)
         return
     # read the trained weights, which know their classes, image size and normalization
-    (state, classes) = read_weights(config.MODEL_PATH)
+    (state, classes) = read_weights(args.weights)
 
     # determine the number of GPUs we have
     numGPU = devices.count_gpus()
@@ -42,23 +41,13 @@ def main():
     batchSize = config.PRED_BATCH_SIZE * devices.count_devices()
     print(f"[INFO] using a batch size of {batchSize}...")
 
-    # define the preprocessing
+    # define the preprocessing; nothing has to undo it, as the photographs themselves are shown
     testTransform = test_transform()
-
-    # calculate the inverse mean and standard deviation, and define our denormalization transform
-    invMean = [-mean / std for (mean, std) in zip(config.MEAN, config.STD, strict=True)]
-    invStd = [1 / std for std in config.STD]
-    deNormalize = transforms.Normalize(mean=invMean, std=invStd)
 
     # create the test data loader; SEED selects the batch
     print(f"[INFO] seed of the test batch: {config.SEED}...")
     (testDS, testLoader) = get_dataloader(config.TEST, testTransform, bs=batchSize)
-    if testDS.classes != classes:
-        raise UserError(
-            f"{config.MODEL_PATH}: the weights were trained on {list_names(classes)}; "
-            f"{testDS.root} has {list_names(testDS.classes)}; train again, or prepare the data set "
-            "of these weights"
-        )
+    check_classes(args.weights, classes, testDS)
 
     # load up the DenseNet121 model, initialize our food classifier with the trained state, and
     # move it to the device
@@ -72,21 +61,24 @@ def main():
 
     # grab a batch of test data, and predict its classes
     (images, labels) = next(iter(testLoader))
-    preds = predict(model, images).argmax(1)
+    (probs, preds) = predict(model, images).max(1)
 
-    # loop over the batch
-    (pictures, titles) = ([], [])
-    for image, label, pred in zip(images, labels, preds, strict=True):
-        # undo the normalization, and put the channels last for display
-        pictures.append(deNormalize(image).clip(0, 1).permute(1, 2, 0).numpy())
-        # grab the ground truth and the predicted label
+    # loop over the batch, in the order in which the loader drew it
+    testLoader.sampler.set_epoch(0)
+    (imagePaths, titles) = ([], [])
+    for (_, index), label, pred, prob in zip(
+        testLoader.sampler, labels, preds, probs, strict=False
+    ):
+        # grab the photograph, the ground truth and the predicted label
+        imagePaths.append(testDS.samples[index][0])
         (gtLabel, predLabel) = (classes[label], classes[pred])
-        titles.append(f"Ground Truth: {gtLabel},\nPredicted: {predLabel}")
+        name = os.path.basename(imagePaths[-1])
+        titles.append(f"Ground Truth: {gtLabel},\nPredicted: {predLabel} {prob:.2f}\n{name}")
 
-    # show the pictures
+    # show the photographs
     hits = (preds == labels).tolist()
     print(f"[INFO] correct predictions: {sum(hits)} of {len(hits)}...")
-    reporting.plot_predictions(pictures, titles, hits)
+    reporting.plot_pictures(config.RESULTS_PATH, imagePaths, titles, hits)
 
 
 def predict(model, images):
@@ -97,38 +89,39 @@ def predict(model, images):
         return model(images.to(config.DEVICE)).softmax(1).cpu()
 
 
-def classify_files(names):
+def classify_files(paths, weights):
     """Print the three likeliest classes of each image in the given files and folders, and show the
     photographs; raise UserError at the end if some cannot be read."""
-    imagePaths = find_images(names)
-    (model, classes, testTransform) = load_classifier(config.MODEL_PATH)
+    imagePaths = find_images(paths)
+    names = Counter(map(os.path.basename, imagePaths))
+    (model, classes, testTransform) = load_classifier(weights)
     if devices.count_gpus() > 1:
         model = nn.DataParallel(model)
     batchSize = config.PRED_BATCH_SIZE * devices.count_devices()
-    (pictures, titles, bad) = ([], [], [])
+    (titles, bad) = ({}, [])
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(imagePaths), batchSize):
-            photos = {}
             batch = imagePaths[start : start + batchSize]
-            for path, photo in zip(batch, pool.map(load_photo, batch), strict=True):
-                if isinstance(photo, UserError):
-                    bad.append(photo)
-                    print(f"[INFO] left out: {photo}")
-                else:
-                    photos[path] = photo
+            photos = dict(zip(batch, pool.map(load_photo, batch), strict=True))
+            for path in [path for path in batch if isinstance(photos[path], UserError)]:
+                bad.append(photos.pop(path))
+                print(f"[INFO] left out: {bad[-1]}")
             if not photos:
                 continue
             images = torch.stack([testTransform(photo) for photo in photos.values()])
-            for (path, photo), row in zip(photos.items(), predict(model, images), strict=True):
+            for path, row in zip(photos, predict(model, images), strict=True):
                 (top, indices) = row.topk(min(3, len(classes)))
                 guesses = [f"{classes[i]} {p:.2f}" for p, i in zip(top, indices, strict=True)]
                 print(f"{path}: {', '.join(guesses)}")
-                titles.append("\n".join([os.path.basename(path), *guesses]))
-                if len(pictures) < reporting.MAX_PICTURES:
-                    photo.thumbnail([reporting.PICTURE_SIZE] * 2)
-                    pictures.append(photo)
-    if pictures:
-        reporting.plot_predictions(pictures, titles)
+                # with its folder where two photographs have one name
+                numParts = 1 if names[os.path.basename(path)] == 1 else 2
+                title = os.sep.join(path.split(os.sep)[-numParts:])
+                titles[path] = "\n".join([title, *guesses])
+    if titles:
+        # evenly over all folders
+        shown = list(titles)[:: -(-len(titles) // reporting.MAX_PICTURES)]
+        texts = [titles[path] for path in shown] + [""] * (len(titles) - len(shown))
+        reporting.plot_pictures(config.RESULTS_PATH, shown, texts)
     if bad:
         raise UserError(f"photographs left out: {len(bad)} of {len(imagePaths)}; {bad[0]}")
 
@@ -152,10 +145,12 @@ def find_images(names):
         if os.path.isdir(name):
             report_others(name)
         if not found:
-            kinds = " ".join(IMG_EXTENSIONS)
-            raise UserError(f"{name}: no image in this folder ({kinds}); check the path")
+            raise UserError(
+                f"{name}: no image in this folder ({' '.join(EXTENSIONS)}); check the path"
+            )
         imagePaths += found
-    return imagePaths
+    # one that is named twice is one photograph
+    return list(dict.fromkeys(imagePaths))
 
 
 def parse_args():
@@ -167,6 +162,8 @@ def parse_args():
     (config.SEED, config.NUM_WORKERS) = (random.randrange(10**6), 0)
     example = "python distributed_inference.py lunch.jpg holiday/"
     parser = cli.make_parser(__doc__, ["PRED_BATCH_SIZE", "SEED"], example)
+    text = "trained weights (default: %(default)s)"
+    parser.add_argument("--weights", metavar="PATH", default=config.MODEL_PATH, help=text)
     text = "image files, and folders of such, to classify (default: a batch of test images)"
     parser.add_argument("paths", nargs="*", metavar="PATH", help=text)
     return cli.parse_args(parser)

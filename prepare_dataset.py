@@ -7,12 +7,13 @@
 import filecmp
 import os
 import shutil
+from contextlib import suppress
 
 from pyimagesearch import cli, config
 from pyimagesearch.cli import UserError
 from pyimagesearch.dataset_checks import check_dataset, find_images, find_splits, get_label
 from pyimagesearch.images import list_images
-from pyimagesearch.sample_dataset import DISHES, draw_dataset
+from pyimagesearch.sample_dataset import DISHES, MARK, draw_dataset
 
 from tqdm import tqdm
 
@@ -62,12 +63,15 @@ def copy_image(imagePath, destiPath):
     """Copy a file unless it is there already; destiPath never holds a partial file."""
     if os.path.exists(destiPath) and filecmp.cmp(imagePath, destiPath):
         return
-    # the time goes along, so that the next run sees at once that nothing changed; the
-    # permissions do not, as they may forbid to write
-    shutil.copyfile(imagePath, destiPath + ".partial")
-    stat = os.stat(imagePath)
-    os.utime(destiPath + ".partial", ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    os.replace(destiPath + ".partial", destiPath)
+    # not a longer name, which the system may refuse
+    partialPath = os.path.join(os.path.dirname(destiPath), ".partial")
+    shutil.copyfile(imagePath, partialPath)
+    # the time goes along, where the disk allows it, so that the next run sees at once that nothing
+    # changed; the permissions do not, as they may forbid to write
+    with suppress(OSError):
+        stat = os.stat(imagePath)
+        os.utime(partialPath, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    os.replace(partialPath, destiPath)
 
 
 def report_totals():
@@ -80,9 +84,13 @@ def report_totals():
 
 
 def make_sample():
-    """Draw the sample at DATA_PATH, unless there is something already."""
-    if os.path.exists(config.DATA_PATH):
-        print(f"[INFO] {config.DATA_PATH} exists; sample not generated...")
+    """Draw the sample at DATA_PATH, unless it is there; raise UserError if something else is."""
+    if os.path.exists(os.path.join(config.DATA_PATH, MARK)):
+        print(f"[INFO] the sample is at {config.DATA_PATH} already...")
+    elif os.path.exists(config.DATA_PATH):
+        raise UserError(
+            f"{config.DATA_PATH} exists and is not the drawn sample; leave out --sample to prepare it"
+        )
     elif config.CLASSES != list(DISHES):
         raise UserError("the sample has the classes of Food-11: CLASSES in config.py must be those")
     else:

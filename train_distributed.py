@@ -4,11 +4,18 @@
 """Step 2: fine-tune DenseNet121 on the prepared photographs, and report on the test set."""
 
 # import the necessary packages
+import os
 import time
 
 from pyimagesearch import checkpoint, cli, config, create_dataloaders, devices, reporting
 from pyimagesearch.create_dataloaders import get_dataloader, test_transform, train_transform
-from pyimagesearch.food_classifier import FoodClassifier, freeze_batch_norm, load_densenet
+from pyimagesearch.food_classifier import (
+    FoodClassifier,
+    check_classes,
+    freeze_batch_norm,
+    load_classifier,
+    load_densenet,
+)
 from pyimagesearch.reporting import BatchProgress, Progress
 
 import torch
@@ -18,7 +25,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 def main():
     # join the processes that torchrun started, if it did; start a new run, or open the old one
-    run = start()
+    (args, run) = start()
+    if args.evaluate:
+        evaluate_weights(args.weights or config.MODEL_PATH)
+        return
 
     # determine the number of GPUs we have
     numGPU = devices.count_gpus()
@@ -114,8 +124,8 @@ def main():
 
     # generate a classification report, and plot the training loss and accuracy
     if devices.get_rank() == 0:
-        reporting.save_report(testDS.targets, preds, testDS.classes)
-        reporting.plot_history(H)
+        reporting.save_report(testDS, preds)
+        reporting.save_history(H)
     print(f"[INFO] saved {config.MODEL_PATH}, {config.REPORT_PATH}, {config.PLOT_PATH}...")
     print("[INFO] to look at predictions: python distributed_inference.py")
 
@@ -150,8 +160,8 @@ def train_one_epoch(model, loader, lossFunc, opt, scaler):
 
 
 def evaluate(model, loader, lossFunc):
-    """Return mean loss and accuracy over the images of loader, and the list of their predicted
-    class indices, in the order of its dataset."""
+    """Return mean loss and accuracy over the images of loader, and for each, in the order of its
+    dataset, the predicted class index and its probability."""
     # set the model in evaluation mode
     model.eval()
     (totalLoss, correct, preds) = (0, 0, [])
@@ -166,26 +176,53 @@ def evaluate(model, loader, lossFunc):
             pred = model(x)
             totalLoss += lossFunc(pred, y) * len(y)
             correct += (pred.argmax(1) == y).sum()
-            preds.append(pred.argmax(1))
+            preds.append((pred.argmax(1), pred.softmax(1).amax(1)))
             bar.show(totalLoss, correct)
-    preds = devices.gather([label for batch in preds for label in batch.tolist()])
-    return *devices.mean_over_images(totalLoss, correct, loader), preds
+    pairs = [pair for batch in preds for pair in zip(*(t.tolist() for t in batch), strict=True)]
+    return *devices.mean_over_images(totalLoss, correct, loader), devices.gather(pairs)
+
+
+def evaluate_weights(path):
+    """Report on the test set as at the end of a training, with the weights in the file at path."""
+    (model, classes, testTransform) = load_classifier(path)
+    batchSize = config.LOCAL_BATCH_SIZE * devices.count_devices()
+    (testDS, testLoader) = get_dataloader(config.TEST, testTransform, bs=batchSize, shuffle=False)
+    check_classes(path, classes, testDS)
+    if devices.get_world_size() == 1 and devices.count_gpus() > 1:
+        model = nn.DataParallel(model)
+    print("[INFO] evaluating network...")
+    (_, _, preds) = evaluate(model, testLoader, nn.CrossEntropyLoss())
+    if devices.get_rank() == 0:
+        # the report of a run in output/ stays as it is
+        name = time.strftime("evaluation-%Y-%m-%d-%H%M%S")
+        reporting.save_report(
+            testDS, preds, os.path.join(os.path.dirname(config.REPORT_PATH), name)
+        )
 
 
 def start():
     """Join the processes that torchrun started, read the command line, and start or resume a run;
-    return what checkpoint.start_run() returns."""
+    return (args, run): the parsed command line, and what checkpoint.start_run() returns."""
     devices.join_processes()
     names = "IMAGE_SIZE LOCAL_BATCH_SIZE EPOCHS LR SEED NUM_WORKERS PRETRAINED".split()
     parser = cli.make_parser(__doc__, names, "python train_distributed.py --epochs 5 --lr 0.0005")
     text = "continue the run in output/ after its last completed epoch (default: no)"
     parser.add_argument("--resume", action="store_true", help=text)
-    run = checkpoint.start_run(cli.parse_args(parser))
-    create_dataloaders.check_splits()
+    text = "train nothing, and report on the test set with the trained weights (default: no)"
+    parser.add_argument("--evaluate", action="store_true", help=text)
+    text = f"trained weights for --evaluate (default: {config.MODEL_PATH})"
+    parser.add_argument("--weights", metavar="PATH", help=text)
+    args = cli.parse_args(parser)
+    if args.weights and not args.evaluate:
+        parser.error("--weights needs --evaluate")
     print(f"[INFO] running on {devices.describe_devices()}...")
+    if args.evaluate:
+        return args, None
+    run = checkpoint.start_run(args)
+    create_dataloaders.check_splits()
     torch.manual_seed(config.SEED)
     devices.keep_memory()
-    return run
+    return args, run
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ Ctrl-C or SIGTERM, also while torch is imported, which takes seconds."""
 import os
 import signal
 import sys
+import traceback
 
 # what each script says when it is interrupted
 ADVICE = {
@@ -14,12 +15,13 @@ ADVICE = {
 
 
 def end_on_signals(line):
-    """End this process at Ctrl-C or SIGTERM, with line on stderr and exit status 130 or 143.
+    """End this process at Ctrl-C or SIGTERM: with line on stderr and exit status 130 or 143, or
+    silently where line is empty.
 
     Whatever the scripts write is whole or not there, so nothing has to be finished. A forked worker
-    inherits this and ends without the line. A signal that is ignored stays ignored.
+    inherits this and ends silently. A signal that is ignored stays ignored.
     """
-    (script, text) = (os.getpid(), f"\n[INFO] {line}\n".encode() if line else b"")
+    (script, text) = (os.getpid(), f"\n[INFO] {line}\n".encode())
 
     def end(number, frame):
         nonlocal script
@@ -33,7 +35,7 @@ def end_on_signals(line):
 
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, end)
+            signal.signal(number, end if line else signal.SIG_DFL)
 
 
 name = os.path.basename(sys.argv[0])
@@ -44,3 +46,16 @@ if isScript or (name in ADVICE and "--multiprocessing-fork" in sys.orig_argv):
     # under torchrun only the main process speaks
     isMain = isScript and os.environ.get("RANK", "0") == "0"
     end_on_signals(f"interrupted; {ADVICE[name]}" if isMain else "")
+if isScript:
+    if os.environ.get("MPLBACKEND", "").lower() != "agg":
+        # pictures are files: matplotlib finds out by itself whether there is a screen to show them
+        os.environ.pop("MPLBACKEND", None)
+    try:
+        from . import config  # noqa: F401
+    except ModuleNotFoundError as error:
+        sys.exit(f"[ERROR] {error}; pip install -r requirements.txt, in an active environment")
+    except Exception as error:
+        # where in config.py, unless the error itself knows it
+        frames = traceback.extract_tb(error.__traceback__)
+        line = getattr(error, "lineno", None) or frames[-1].lineno
+        sys.exit(f"[ERROR] {frames[-1].filename}, line {line}: {error}; correct it there")

@@ -4,6 +4,7 @@
 # import the necessary packages
 import glob
 import io
+import json
 import os
 import platform
 import shutil
@@ -85,17 +86,22 @@ def load_state(path):
             data = io.BytesIO(file.read())
         return torch.load(data, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise UserError(
-            f"{path}: {error.strerror}; train_distributed.py writes this file"
-        ) from error
+        others = glob.glob(os.path.join(os.path.dirname(path), "run-*", os.path.basename(path)))
+        advice = "train_distributed.py writes this file"
+        if others:
+            advice = f"the last one of an earlier run is {max(others, key=os.path.getmtime)}"
+        raise UserError(f"{path}: {error.strerror}; {advice}") from error
     # a corrupt file makes torch raise nearly anything
     except Exception as error:
         if lacks_memory(error):
             raise
-        raise UserError(
-            f"{path}: corrupt, or not a weights file (no code in it was executed); remove it and "
-            "train again"
-        ) from error
+        reason = "corrupt, or not a weights file (no code in it was executed); use another copy"
+        if "Unsupported " in str(error):
+            reason = (
+                "holds more than tensors, such as a whole model, and no code in it was executed; "
+                "save the weights alone: torch.save(model.state_dict(), path)"
+            )
+        raise UserError(f"{path}: {reason}") from error
 
 
 def get_table_path():
@@ -105,7 +111,7 @@ def get_table_path():
 
 def get_products():
     """Return the paths of the files that one run leaves in output/."""
-    names = ("PLOT", "MODEL", "REPORT", "CONFUSION", "RESULTS", "CHECKPOINT")
+    names = "PLOT MODEL REPORT CONFUSION PREDICTIONS MISTAKES SETTINGS RESULTS CHECKPOINT".split()
     return [*(getattr(config, f"{name}_PATH") for name in names), get_table_path()]
 
 
@@ -220,7 +226,7 @@ def take_settings(before, args):
 
 
 def save_checkpoint(parts, epoch, H, record):
-    """Write the state of a training to CHECKPOINT_PATH; the first one moves an earlier run aside.
+    """Write the state of a training and its settings; the first time, move an earlier run aside.
 
     parts: dict of the plain model, optimizer, scaler and scheduler. epoch: the number of completed
     epochs. H: the history, a list per name with a value per epoch. record: see get_record.
@@ -228,6 +234,8 @@ def save_checkpoint(parts, epoch, H, record):
     state = {name: part.state_dict() for name, part in parts.items()}
     state.update(epoch=epoch, H=H, record=record)
     save_state(state, config.CHECKPOINT_PATH, before=set_aside_run if epoch == 1 else None)
+    if devices.get_rank() == 0:
+        write_file(config.SETTINGS_PATH, f"{json.dumps(record, indent=4)}\n".encode())
 
 
 def load_checkpoint():

@@ -65,10 +65,14 @@ SEED = 42
 NUM_WORKERS = joblib.cpu_count() if sys.platform == "linux" else min(joblib.cpu_count(), 4)
 
 # what the scripts write: training plot, trained weights, classification report, confusion matrix,
-# pictures with their predictions, and the checkpoint that --resume continues from
+# predictions of all test images, pictures of the mistakes, settings of the run, pictures with their
+# predictions, and the checkpoint that --resume continues from
 PLOT_PATH = os.path.join("output", "model_training.png")
 MODEL_PATH = os.path.join("output", "food_classifier.pth")
 REPORT_PATH = os.path.join("output", "classification_report.txt")
 CONFUSION_PATH = os.path.join("output", "confusion_matrix.png")
+PREDICTIONS_PATH = os.path.join("output", "predictions.csv")
+MISTAKES_PATH = os.path.join("output", "mistakes.png")
+SETTINGS_PATH = os.path.join("output", "settings.json")
 RESULTS_PATH = os.path.join("output", "results.png")
 CHECKPOINT_PATH = os.path.join("output", "checkpoint.pth")

@@ -100,7 +100,12 @@ class EpochSampler(DistributedSampler):
 
 class SeededImageFolder(datasets.ImageFolder):
     """An ImageFolder whose item (seed, i) is image i, augmented by that seed alone; item i is
-    augmented at random, as in any ImageFolder."""
+    augmented at random, as in any ImageFolder. Hidden folders are no classes."""
+
+    def find_classes(self, directory):
+        (classes, _) = super().find_classes(directory)
+        classes = [name for name in classes if not name.startswith(".")]
+        return classes, {name: index for index, name in enumerate(classes)}
 
     def __getitem__(self, item):
         if not isinstance(item, tuple):

@@ -6,15 +6,24 @@ import hashlib
 import os
 import random
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
+from contextlib import suppress
 
 from tqdm.contrib.concurrent import thread_map
 
 from . import config
+from .checkpoint import write_file
 from .cli import UserError, simplify
 from .images import list_images, load_image, report_others
 
-SPLITS = ("training", "validation", "evaluation")
+# where each image that is left out is listed, with what is wrong with it
+BAD_PATH = os.path.join("output", "bad_images.txt")
+# the names of the folders of each split
+SPLITS = (
+    ("training", "train"),
+    ("validation", "val", "valid"),
+    ("evaluation", "test", "testing", "eval"),
+)
 
 
 def get_label(imagePath, rootDir):
@@ -25,10 +34,13 @@ def get_label(imagePath, rootDir):
     """
     folder = os.path.relpath(os.path.dirname(imagePath), rootDir)
     if folder != ".":
-        for label in config.CLASSES:
-            if simplify(label) == simplify(folder):
-                return label
-        raise UserError("the folder is not in CLASSES of config.py; add it there or remove it")
+        labels = {simplify(label): label for label in config.CLASSES}
+        if simplify(folder) in labels:
+            return labels[simplify(folder)]
+        (outer, *inner) = folder.split(os.sep)
+        if inner and simplify(outer) in labels:
+            raise UserError(f"in a folder inside the class folder {outer}; move its images up")
+        raise UserError("the folder is not in CLASSES of config.py; add it there or move it away")
     (index, underscore, _) = os.path.basename(imagePath).partition("_")
     if underscore and index.isdecimal() and int(index) < len(config.CLASSES):
         return config.CLASSES[int(index)]
@@ -37,9 +49,32 @@ def get_label(imagePath, rootDir):
 
 
 def find_splits():
-    """Return the folders to copy to TRAIN, VAL and TEST; DATA_PATH thrice if it has no splits."""
-    rootDirs = [os.path.join(config.DATA_PATH, name) for name in SPLITS]
-    return rootDirs if any(map(os.path.isdir, rootDirs)) else [config.DATA_PATH] * 3
+    """Return the folders to copy to TRAIN, VAL and TEST; DATA_PATH thrice if it has no splits.
+
+    Raises UserError if there is no DATA_PATH, if a split is missing, or if copies would lie in it.
+    """
+    root = config.DATA_PATH
+    if not os.path.isdir(root):
+        raise UserError(
+            f"{root}: no such folder; put the data set there, set DATA_PATH in config.py to where "
+            "it is, or draw one with --sample"
+        )
+    for destiDir in (config.TRAIN, config.VAL, config.TEST):
+        both = [os.path.realpath(root), os.path.realpath(destiDir)]
+        if os.path.splitdrive(both[0])[0] == os.path.splitdrive(both[1])[0]:
+            if os.path.commonpath(both) in both:
+                raise UserError(
+                    f"DATA_PATH in config.py is {root}, and the copies in {destiDir} would mix "
+                    "with it; set another BASE_PATH"
+                )
+    labels = [simplify(label) for label in config.CLASSES]
+    folders = {name.lower(): name for name in os.listdir(root) if simplify(name) not in labels}
+    splits = [[folders[name] for name in names if name in folders] for names in SPLITS]
+    if not any(splits):
+        return [root] * 3
+    return [
+        os.path.join(root, (found or names)[0]) for found, names in zip(splits, SPLITS, strict=True)
+    ]
 
 
 def find_images(rootDir, destiDir, skip=()):
@@ -69,36 +104,30 @@ def check_dataset(skipBad):
     Prints all problems and raises UserError if there are any; with skipBad, images that are
     unreadable or without a class are left out instead.
     """
-    if not os.path.isdir(config.DATA_PATH):
-        raise UserError(
-            f"{config.DATA_PATH}: no such folder; put the data set there, set DATA_PATH in "
-            "config.py to where it is, or draw one with --sample"
-        )
-    (labels, bad, rootDirs) = ({}, {}, find_splits())
-    for rootDir in dict.fromkeys(rootDirs):
-        if not os.path.isdir(rootDir):
-            raise UserError(f"{rootDir}: no such folder; each of the three splits needs one")
-        report_others(rootDir)
-        for path in list_images(rootDir):
-            try:
-                labels[path] = get_label(path, rootDir)
-            except UserError as error:
-                bad[path] = str(error)
+    rootDirs = find_splits()
+    (labels, bad, unread) = find_labels(rootDirs)
     # decode each image to the end
     answers = thread_map(digest_image, labels, desc="checking", disable=None)
     digests = dict(zip(labels, answers, strict=True))
     bad.update({path: str(d) for path, d in digests.items() if isinstance(d, UserError)})
 
-    (problems, copies) = ([], Counter())
+    (problems, copies) = ([], defaultdict(dict))
     for rootDir, destiDir in zip(rootDirs, (config.TRAIN, config.VAL, config.TEST), strict=True):
-        imagePaths = find_images(rootDir, destiDir, bad)
-        problems += check_split(rootDir, destiDir, {path: labels[path] for path in imagePaths})
-        copies.update({digests[path] for path in imagePaths})
+        here = {path: labels[path] for path in find_images(rootDir, destiDir, bad)}
+        problems += check_split(rootDir, destiDir, here, unread)
+        for path, label in here.items():
+            copies[digests[path]][path] = (destiDir, label)
+    if bad:
+        # each reason can be read there, and the summary stays short
+        text = "".join(f"{path}: {reason}\n" for path, reason in sorted(bad.items()))
+        write_file(BAD_PATH, text.encode(errors="surrogateescape"))
     if skipBad:
         print(*(f"[INFO] left out: {line}\n" for line in group_problems(bad)), sep="", end="")
         print(f"[INFO] total images left out: {len(bad)}...")
     else:
         problems = [*group_problems(bad), *problems]
+    if bad:
+        print(f"[INFO] each image and what is wrong with it: {BAD_PATH}...")
     if problems:
         print(*problems, sep="\n")
         advice = "; --skip-bad leaves out unreadable images and those without a class"
@@ -106,10 +135,46 @@ def check_dataset(skipBad):
             f"nothing was copied; problems listed above: {len(problems)}, the first: "
             f"{problems[0]}{advice if bad and not skipBad else ''}"
         )
-    count = sum(number > 1 for number in copies.values())
-    if count:
-        print(f"[INFO] images in more than one split: {count}; accuracy will look too high...")
+    report_copies("more than one split; accuracy will look too high", 0, copies)
+    report_copies("more than one class", 1, copies)
     return bad
+
+
+def find_labels(rootDirs):
+    """Return {imagePath: label} for the images under rootDirs, {imagePath: what is wrong} for those
+    without a label, and the labels that have pictures which cannot be read.
+
+    Raises UserError if a split is missing, or if no image has a label.
+    """
+    (labels, bad, unread) = ({}, {}, set())
+    for rootDir in dict.fromkeys(rootDirs):
+        if not os.path.isdir(rootDir):
+            names = ", ".join(names[0] for names in SPLITS)
+            raise UserError(
+                f"{rootDir}: no such folder; each of the three splits needs one: {names}"
+            )
+        for path in report_others(rootDir):
+            with suppress(UserError):
+                unread.add(get_label(path, rootDir))
+        for path in list_images(rootDir):
+            try:
+                labels[path] = get_label(path, rootDir)
+            except UserError as error:
+                bad[path] = str(error)
+    (first, folders) = (rootDirs[0], set())
+    for path in bad:
+        folders.add(os.path.relpath(os.path.dirname(path), first).split(os.sep)[0])
+    if not labels and folders and not folders & {".", ".."}:
+        raise UserError(
+            f"{first}: no folder has a name in CLASSES of config.py; to take them all: CLASSES = "
+            f"{sorted(folders)}"
+        )
+    if first != config.DATA_PATH:
+        for name in sorted(os.listdir(config.DATA_PATH)):
+            path = os.path.join(config.DATA_PATH, name)
+            if os.path.isdir(path) and path not in rootDirs and not name.startswith("."):
+                print(f"[INFO] {path} is not one of the three splits and is not copied...")
+    return labels, bad, unread
 
 
 def digest_image(imagePath):
@@ -122,9 +187,9 @@ def digest_image(imagePath):
         return hashlib.file_digest(file, "sha256").digest()
 
 
-def check_split(rootDir, destiDir, labels):
+def check_split(rootDir, destiDir, labels, unread):
     """Return a list of what is wrong with the images of one split, and with what is already in its
-    destination; labels: {imagePath: label}."""
+    destination; labels: {imagePath: label}, unread: labels with pictures that cannot be read."""
     (targets, clashes) = ({}, {})
     for path, label in labels.items():
         target = os.path.normpath(os.path.join(destiDir, label, os.path.basename(path)))
@@ -135,8 +200,9 @@ def check_split(rootDir, destiDir, labels):
     problems = group_problems(clashes)
     for index, label in enumerate(config.CLASSES):
         if label not in labels.values():
+            advice = "convert its pictures to JPEG" if label in unread else "add one"
             problems.append(
-                f"{rootDir}: no image of class {index}, {label}, for {destiDir}; add one: each "
+                f"{rootDir}: no image of class {index}, {label}, for {destiDir}; {advice}: each "
                 "class needs an image in each of the three splits"
             )
     # leftovers of an earlier data set would be trained on, as ImageFolder takes all that it finds
@@ -144,7 +210,7 @@ def check_split(rootDir, destiDir, labels):
     if leftovers:
         problems.append(
             f"{destiDir}: holds images of an earlier data set or split ({len(leftovers)}, such as "
-            f"{leftovers[0]}); remove the folder {config.BASE_PATH} and run this script again"
+            f"{leftovers[0]}); move {config.BASE_PATH} away, or set another BASE_PATH in config.py"
         )
     return problems
 
@@ -163,3 +229,14 @@ def group_problems(bad):
             where = f"{folder}: {len(found)} images, such as {os.path.basename(found[0])}"
         lines.append(f"{where}: {bad[found[0]]}")
     return lines
+
+
+def report_copies(where, place, copies):
+    """Print how many images are there in copies that differ in place, 0 for split, 1 for class.
+
+    copies: {digest: {imagePath: (split, label)}}.
+    """
+    found = [paths for paths in copies.values() if len({p[place] for p in paths.values()}) > 1]
+    if found:
+        example = " and ".join(list(found[0])[:2])
+        print(f"[INFO] the same image in {where}: {len(found)}, such as {example}...")

@@ -9,9 +9,9 @@ import math
 import os
 import platform
 import sys
+import time
 import warnings
 from contextlib import suppress
-from datetime import timedelta
 from itertools import zip_longest
 
 import joblib
@@ -45,7 +45,6 @@ def join_processes():
     (store, rank, worldSize) = (distributed.HashStore(), 0, 1)
     if isTorchrun:
         (store, rank, worldSize) = next(distributed.rendezvous("env://"))
-        store.set_timeout(timedelta(minutes=5))
         # torchrun keeps its store over a restart, and in it the addresses of dead processes: each
         # start uses a separate prefix
         store = distributed.PrefixStore(os.environ["TORCHELASTIC_RESTART_COUNT"], store)
@@ -87,7 +86,14 @@ def compare_devices(store, rank, worldSize):
     indices = [(kind and device.index) or 0, int(os.environ.get("LOCAL_RANK", 0))]
     isThere = (max(indices) if kind == "cuda" else indices[0]) < counts.get(kind, 0)
     store.set(str(rank), f"{kind if isThere else 'wrong'} on {platform.node()}")
-    found = {store.get(str(other)).decode() for other in range(worldSize)}
+    names = [str(other) for other in range(worldSize)]
+    # not store.get(), which no signal can end
+    deadline = time.monotonic() + 300
+    while not store.check(names):
+        if time.monotonic() > deadline:
+            raise UserError("another process did not start; see its messages and --master-addr")
+        time.sleep(0.02)
+    found = {store.get(name).decode() for name in names}
     if not isThere:
         raise UserError(
             f"DEVICE in config.py must be a device that this machine has, not {str(device)!r}; "

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.autograd import Function
 from torch.nn.functional import batch_norm
+from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 from torchvision.models import DenseNet121_Weights, densenet121
 
 from . import config, devices
@@ -63,6 +64,8 @@ def read_weights(path):
     try:
         if not isinstance(state, dict):
             raise TypeError(f"a {type(state).__name__}, not a state dict")
+        # nn.DataParallel and DistributedDataParallel put it before each name
+        consume_prefix_in_state_dict_if_present(state, "module.")
         facts = getattr(state, "_metadata", {}).get("", {})
         classes = facts.get("classes", get_classes())
         numClasses = len(state["classifier.bias"])
@@ -90,6 +93,15 @@ def read_weights(path):
         ) from error
     (config.IMAGE_SIZE, config.MEAN, config.STD) = (imageSize, mean, std)
     return state, classes
+
+
+def check_classes(path, classes, ds):
+    """Raise UserError unless the dataset ds has the classes of the weights at path."""
+    if ds.classes != classes:
+        raise UserError(
+            f"{path}: the weights were trained on {list_names(classes)}; {ds.root} has "
+            f"{list_names(ds.classes)}; use other weights, or prepare the data set of these"
+        )
 
 
 def list_names(classes):

@@ -5,35 +5,69 @@ import hashlib
 import os
 import warnings
 from collections import Counter
+from contextlib import suppress
 
 import numpy as np
-from imutils import paths
-from PIL import Image, ImageOps
-from torchvision.datasets.folder import is_image_file
+from PIL import Image, PngImagePlugin
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from .cli import UserError, lacks_memory
 
+# what is read, and pictures that are not
+EXTENSIONS = (*IMG_EXTENSIONS, ".gif", ".jfif", ".jpe", ".avif")
+UNREAD = (".heic", ".heif", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf")
+# of EXIF the orientation alone is needed, of a PNG's text nothing
+ORIENTATION = 0x0112
+turn = Image.Transpose
+TURNS = (turn.FLIP_LEFT_RIGHT, turn.ROTATE_180, turn.FLIP_TOP_BOTTOM, turn.TRANSPOSE)
+TURNS = dict(enumerate((*TURNS, turn.ROTATE_270, turn.TRANSVERSE, turn.ROTATE_90), start=2))
+(PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY) = (2**26, 2**30)
 # PIL warns of oddities, such as a broken EXIF tag, in images that it reads all the same
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def is_image(path):
     """Return whether path has the name of an image file; macOS's ._ files do not count."""
-    return is_image_file(path) and not os.path.basename(path).startswith("._")
+    return path.lower().endswith(EXTENSIONS) and not os.path.basename(path).startswith("._")
+
+
+def list_files(rootDir):
+    """Return the sorted paths of the files under rootDir, links followed and hidden folders left
+    out. Raises UserError if a link leads back to a folder above it."""
+    found = []
+    for folder, names, files in os.walk(rootDir, followlinks=True):
+        (real, above) = (os.path.realpath(folder), os.path.realpath(os.path.dirname(folder)))
+        if os.path.islink(folder) and os.path.commonpath([real, above]) == real:
+            raise UserError(f"{folder}: this link leads back to a folder above it; remove the link")
+        names[:] = [name for name in names if not name.startswith(".")]
+        found += [os.path.normpath(os.path.join(folder, name)) for name in files]
+    return sorted(found)
 
 
 def list_images(rootDir):
     """Return the sorted paths of the image files under rootDir."""
-    return sorted(os.path.normpath(path) for path in paths.list_files(rootDir) if is_image(path))
+    return [path for path in list_files(rootDir) if is_image(path)]
 
 
 def report_others(rootDir):
-    """Print how many files under rootDir are not images, by extension."""
-    names = [os.path.basename(path) for path in paths.list_files(rootDir) if not is_image(path)]
-    counts = Counter("._*" if n[:2] == "._" else os.path.splitext(n)[1].lower() or n for n in names)
+    """Print how many files under rootDir are not read, by extension; return the pictures among
+    them."""
+    (pictures, counts) = ([], Counter())
+    for path in list_files(rootDir):
+        (stem, extension) = os.path.splitext(os.path.basename(path))
+        if path.lower().endswith(UNREAD) and stem[:2] != "._":
+            pictures.append(path)
+        elif not is_image(path):
+            counts["._*" if stem[:2] == "._" else extension.lower() or "without extension"] += 1
     if counts:
-        parts = [f"{count} {ending}" for ending, count in counts.most_common()]
+        parts = [f"{count} {kind}" for kind, count in counts.most_common(5)]
+        parts += [f"{len(counts) - 5} other kinds"] * (len(counts) > 5)
         print(f"[INFO] non-image files in {rootDir}: {', '.join(parts)}...")
+    if pictures:
+        kinds = Counter(os.path.splitext(path)[1].lower() for path in pictures)
+        parts = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+        print(f"[INFO] pictures in {rootDir} that cannot be read: {parts}; convert them to JPEG...")
+    return pictures
 
 
 def describe_images(rootDir):
@@ -58,7 +92,10 @@ def load_image(path, imageSize=None):
         with Image.open(path) as image:
             if imageSize:
                 image.draft(None, (3 * imageSize, 3 * imageSize))
-            ImageOps.exif_transpose(image, in_place=True)
+            image.load()
+            # malformed EXIF makes PIL raise nearly anything
+            with suppress(Exception):
+                image = image.transpose(TURNS[image.getexif()[ORIENTATION]])
             if image.mode[0] in "IF":
                 # more than 8 bits of grey, which convert() would clip
                 pixels = np.asarray(image, np.float64)
@@ -71,13 +108,12 @@ def load_image(path, imageSize=None):
                 image = image.convert("RGBA")
                 white = Image.new("RGBA", image.size, "white")
                 image = Image.alpha_composite(white, image)
-            # what has been loaded outlives the open file; convert() would copy an RGB image too
-            image.load()
+            # convert() would copy an RGB image too
             return image if image.mode == "RGB" else image.convert("RGB")
     # a broken file makes PIL raise nearly anything
     except Exception as error:
         if lacks_memory(error):
             raise
         raise UserError(
-            f"{path}: cannot be read as an image ({error}); replace or remove it"
+            f"{path}: cannot be read as an image ({error}); replace it, or convert it to JPEG"
         ) from error

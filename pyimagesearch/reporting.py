@@ -1,9 +1,12 @@
 # Progress bars, and the report and pictures in output/.
 
 # import the necessary packages
+import csv
 import io
 import math
+import os
 import warnings
+from functools import wraps
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,6 +16,7 @@ from tqdm import tqdm
 
 from . import config, devices
 from .checkpoint import get_table_path, write_file
+from .images import load_image
 
 # pictures that results.png has room for: eight rows of four
 MAX_PICTURES = 32
@@ -54,6 +58,20 @@ class BatchProgress(Progress):
             self.set_postfix_str(f"loss {loss:.4f}, accuracy {accuracy:.4f}")
 
 
+def survive(draw):
+    """Decorate draw(path, ...): where it fails, print which picture is missing, and go on."""
+
+    @wraps(draw)
+    def draw_or_report(path, *args, **options):
+        try:
+            draw(path, *args, **options)
+        except Exception as error:
+            print(f"[INFO] {path} cannot be drawn ({error})...")
+        plt.close("all")
+
+    return draw_or_report
+
+
 def save_figure(figure, path):
     """Write figure to path as a PNG."""
     # missing glyphs show as boxes
@@ -63,15 +81,27 @@ def save_figure(figure, path):
     write_file(path, buffer.getvalue())
 
 
-def plot_history(H):
-    """Save the four curves of history H to PLOT_PATH, and beside it as CSV with a row per epoch.
+def write_table(path, rows):
+    """Write rows, the first of them names, to path as CSV."""
+    table = io.StringIO()
+    csv.writer(table, lineterminator="\n").writerows(rows)
+    write_file(path, table.getvalue().encode(errors="replace"))
+
+
+def save_history(H):
+    """Save the history H as a table with a row per epoch, and its four curves to PLOT_PATH.
 
     H: dict of train_loss, train_acc, val_loss and val_acc, a list each with a value per epoch.
     """
     epochs = range(1, len(H["train_loss"]) + 1)
-    rows = [["epoch", *H], *zip(epochs, *H.values(), strict=True)]
-    table = "".join(f"{','.join(map(str, row))}\n" for row in rows)
-    write_file(get_table_path(), table.encode())
+    write_table(get_table_path(), [["epoch", *H], *zip(epochs, *H.values(), strict=True)])
+    plot_history(config.PLOT_PATH, H)
+
+
+@survive
+def plot_history(path, H):
+    """Save the four curves of history H to path; see save_history."""
+    epochs = range(1, len(H["train_loss"]) + 1)
     with plt.style.context("ggplot"):
         (figure, axes) = plt.subplots()
         for name, values in H.items():
@@ -83,26 +113,52 @@ def plot_history(H):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
         # under the axes, where it covers no curve
         axes.legend(loc="lower left", bbox_to_anchor=(0, -0.25), ncols=len(H))
-        save_figure(figure, config.PLOT_PATH)
-    plt.close(figure)
+        save_figure(figure, path)
 
 
-def save_report(targets, preds, classes):
-    """Print scikit-learn's classification report, and save it and the confusion matrix.
+def save_report(ds, preds, folder=None):
+    """Print scikit-learn's classification report; save it, the confusion matrix, a table of all
+    predictions, the surest mistakes first, and these mistakes as pictures.
 
-    targets, preds: true and predicted class index of each image. classes: the names of the classes.
+    ds: an ImageFolder. preds: the predicted class index of each of its images, and its probability.
+    folder: where to write, instead of the folders in config.py.
     """
-    labels = range(len(classes))
+    paths = (
+        config.REPORT_PATH,
+        config.PREDICTIONS_PATH,
+        config.MISTAKES_PATH,
+        config.CONFUSION_PATH,
+    )
+    if folder:
+        paths = [os.path.join(folder, os.path.basename(path)) for path in paths]
+    (reportPath, predictionsPath, mistakesPath, confusionPath) = paths
+    (classes, labels) = (ds.classes, [label for label, _ in preds])
     # a class that was never predicted has precision 0, without a warning
-    options = {"labels": labels, "target_names": classes, "zero_division": 0}
-    report = classification_report(targets, preds, **options)
+    options = {"labels": range(len(classes)), "target_names": classes, "zero_division": 0}
+    report = classification_report(ds.targets, labels, **options)
     print(report)
-    write_file(config.REPORT_PATH, report.encode())
-    plot_confusion(targets, preds, classes)
+    write_file(reportPath, report.encode())
+    rows = []
+    for (path, target), (label, p) in zip(ds.samples, preds, strict=True):
+        # rounded, as several processes compute in other batches
+        rows.append((path, classes[target], classes[label], f"{p:.4f}"))
+    rows.sort(key=lambda row: (row[1] == row[2], -float(row[3]), row[0]))
+    names = ("path", "true class", "predicted class", "probability")
+    write_table(predictionsPath, [names, *rows])
+    mistakes = [row for row in rows if row[1] != row[2]]
+    titles = [
+        f"{true}, not {pred} {p}\n{os.path.basename(path)}" for path, true, pred, p in mistakes
+    ]
+    if mistakes:
+        plot_pictures(mistakesPath, [row[0] for row in mistakes], titles)
+    else:
+        print(f"[INFO] no mistakes on the test set: no {mistakesPath}...")
+    plot_confusion(confusionPath, ds.targets, labels, classes)
 
 
-def plot_confusion(targets, preds, classes):
-    """Save the confusion matrix, counts and row percentages, to CONFUSION_PATH; see save_report."""
+@survive
+def plot_confusion(path, targets, preds, classes):
+    """Save the confusion matrix of class indices, counts and row percentages, to path."""
     counts = confusion_matrix(targets, preds, labels=range(len(classes)))
     # a class without images has no shares
     rates = counts / counts.sum(1, keepdims=True).clip(1)
@@ -121,8 +177,7 @@ def plot_confusion(targets, preds, classes):
     axes.set_title(f"Test accuracy {accuracy:.2f}\nimages, and percent of the true class")
     plt.setp(axes.get_xticklabels(), ha="right", rotation_mode="anchor", parse_math=False)
     plt.setp(axes.get_yticklabels(), parse_math=False)
-    save_figure(figure, config.CONFUSION_PATH)
-    plt.close(figure)
+    save_figure(figure, path)
 
 
 def shorten(line):
@@ -141,32 +196,32 @@ def mark_hit(axes, hit):
     axes.text(0.97, 0.97, mark, color="white", fontsize=16, bbox=box, **place)
 
 
-def plot_predictions(pictures, titles, hits=None):
-    """Save a grid of the first MAX_PICTURES pictures to RESULTS_PATH; show it on a screen.
+@survive
+def plot_pictures(path, imagePaths, titles, hits=None):
+    """Save a grid of the first MAX_PICTURES images, in their own proportions, to path.
 
-    pictures: arrays (H, W, 3) of floats from 0 to 1, or PIL images; those after MAX_PICTURES may be
-    missing. titles: text for each. hits: whether each prediction is right, None if not known.
+    titles: a text for each. hits: whether each prediction is right, None if that is not known.
     """
-    pictures = pictures[:MAX_PICTURES]
-    columns = min(4, math.ceil(math.sqrt(len(pictures))))
-    rows = math.ceil(len(pictures) / columns)
+    imagePaths = imagePaths[:MAX_PICTURES]
+    columns = min(4, math.ceil(math.sqrt(len(imagePaths))))
+    rows = math.ceil(len(imagePaths) / columns)
     (figure, grid) = plt.subplots(
         rows, columns, squeeze=False, figsize=(3.5 * columns, 4 * rows), layout="constrained"
     )
     figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
     for axes in grid.flat:
         axes.axis("off")
-    for axes, picture, title in zip(grid.flat, pictures, titles, strict=False):
+    for axes, imagePath, title in zip(grid.flat, imagePaths, titles, strict=False):
+        picture = load_image(imagePath, PICTURE_SIZE // 3)
+        picture.thumbnail([PICTURE_SIZE] * 2)
         axes.imshow(picture, interpolation="bilinear")
         title = "\n".join(shorten(line) for line in title.split("\n"))
-        # a file name may hold bytes that are no text
-        title = title.encode(errors="replace").decode()
-        axes.set_title(title, fontsize=11, parse_math=False)
+        # a file name may hold undecodable bytes
+        axes.set_title(title.encode(errors="replace").decode(), fontsize=11, parse_math=False)
     for axes, hit in zip(grid.flat, hits or [], strict=False):
         mark_hit(axes, hit)
-    save_figure(figure, config.RESULTS_PATH)
-    print(f"[INFO] {config.RESULTS_PATH} shows {len(pictures)} of {len(titles)} images...")
+    save_figure(figure, path)
+    print(f"[INFO] {path} shows {len(imagePaths)} of {len(titles)} images...")
     # without a screen matplotlib falls back to the backend agg, which cannot show
-    if plt.get_backend().lower() != "agg":
+    if path == config.RESULTS_PATH and plt.get_backend().lower() != "agg":
         plt.show()
-    plt.close(figure)

@@ -11,6 +11,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageEnhance, ImageFilter, ImageOp
 from tqdm import tqdm
 
 SAMPLE_SIZE = 160
+MARK = "sample.txt"  # tells the sample from the photographs of Food-11
 SAMPLE_COUNTS = {"training": 80, "validation": 20, "evaluation": 20}
 MIDDLE = (200, 200)  # of a dish of 400 x 400 pixels
 SHADOW, LIGHT, CLEAR = "#341c12", "#fff9e8", (0, 0, 0, 0)
@@ -247,4 +248,6 @@ def draw_dataset(rootDir, seed):
             for number in range(count):
                 dish = draw_dish(label, random.Random(f"{seed} {split} {label} {number}"))
                 dish.save(os.path.join(partial, split, f"{index}_{number}.jpg"), quality=90)
+    with open(os.path.join(partial, MARK), "w") as file:
+        file.write("Drawn by prepare_dataset.py --sample: these are no photographs.\n")
     os.rename(partial, rootDir)

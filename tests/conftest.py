@@ -6,7 +6,6 @@ import os
 import runpy
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.distributed import TCPStore
 
 # no test opens a window, whatever screen there is
 os.environ["MPLBACKEND"] = "Agg"
@@ -80,6 +80,7 @@ def fresh_config(tmp_path, monkeypatch):
         process.kill()
         process.join()
     started.clear()
+    stores.clear()
 
 
 # the classes of draw_class_folders()
@@ -151,8 +152,8 @@ def run_script(name, *flags, cwd=".", pythonFlags=("-W", "error"), env=None, cla
 # forks processes that have imported everything already
 forkserver = multiprocessing.get_context("forkserver")
 forkserver.set_forkserver_preload(["conftest", "train_distributed", "distributed_inference"])
-# the processes that a test has started
-started = []
+# the processes that a test has started, and what they meet in
+(started, stores) = ([], [])
 
 
 def run_here(name, flags, env, settings, before, output):
@@ -224,16 +225,16 @@ def start_group(worldSize, name, *flags, **others):
 
 def torchrun_envs(worldSize, machines):
     """Return the variables that torchrun sets for each of several processes."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        # free a moment later
-        port = server.getsockname()[1]
+    # as torchrun does, this process serves the store in which they find each other
+    stores.append(TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False))
     local = worldSize // machines
     return [
         {
             "TORCHELASTIC_RUN_ID": "none",
             "TORCHELASTIC_RESTART_COUNT": "0",
             "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
+            "MASTER_PORT": str(stores[-1].port),
+            "TORCHELASTIC_USE_AGENT_STORE": "True",
             "RANK": str(rank),
             "WORLD_SIZE": str(worldSize),
             "LOCAL_RANK": str(rank % local),
