@@ -1,4 +1,4 @@
-# make demo   the three scripts on a drawn sample, on any machine, in some minutes
+# make demo   the three scripts on a synthetic sample, on any machine, in about five minutes
 # make test   style check and tests
 
 PYTHON ?= python3

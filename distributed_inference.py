@@ -8,6 +8,7 @@ import os
 import random
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from pyimagesearch import cli, config, devices, reporting
 from pyimagesearch.cli import UserError
@@ -19,7 +20,7 @@ from pyimagesearch.food_classifier import (
     load_densenet,
     read_weights,
 )
-from pyimagesearch.images import EXTENSIONS, list_images, load_image, report_others
+from pyimagesearch.images import EXTENSIONS, list_images, report_others, try_image
 
 import torch
 from torch import nn
@@ -102,7 +103,8 @@ def classify_files(paths, weights):
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(imagePaths), batchSize):
             batch = imagePaths[start : start + batchSize]
-            photos = dict(zip(batch, pool.map(load_photo, batch), strict=True))
+            found = pool.map(partial(try_image, imageSize=config.IMAGE_SIZE), batch)
+            photos = dict(zip(batch, found, strict=True))
             for path in [path for path in batch if isinstance(photos[path], UserError)]:
                 bad.append(photos.pop(path))
                 print(f"[INFO] left out: {bad[-1]}")
@@ -118,20 +120,16 @@ def classify_files(paths, weights):
                 title = os.sep.join(path.split(os.sep)[-numParts:])
                 titles[path] = "\n".join([title, *guesses])
     if titles:
-        # evenly over all folders
-        shown = list(titles)[:: -(-len(titles) // reporting.MAX_PICTURES)]
-        texts = [titles[path] for path in shown] + [""] * (len(titles) - len(shown))
-        reporting.plot_pictures(config.RESULTS_PATH, shown, texts)
+        # as many as there is room for, evenly over all folders
+        (paths, room) = (list(titles), min(len(titles), reporting.MAX_PICTURES))
+        shown = [paths[i * len(paths) // room] for i in range(room)]
+        if room < len(paths):
+            print(
+                f"[INFO] {config.RESULTS_PATH} has room for {room} of {len(paths)} photographs..."
+            )
+        reporting.plot_pictures(config.RESULTS_PATH, shown, [titles[path] for path in shown])
     if bad:
         raise UserError(f"photographs left out: {len(bad)} of {len(imagePaths)}; {bad[0]}")
-
-
-def load_photo(path):
-    """Return the photograph at path as a PIL image, or the UserError if it cannot be read."""
-    try:
-        return load_image(path, config.IMAGE_SIZE)
-    except UserError as error:
-        return error
 
 
 def find_images(names):
@@ -164,7 +162,7 @@ def parse_args():
     parser = cli.make_parser(__doc__, ["PRED_BATCH_SIZE", "SEED"], example)
     text = "trained weights (default: %(default)s)"
     parser.add_argument("--weights", metavar="PATH", default=config.MODEL_PATH, help=text)
-    text = "image files, and folders of such, to classify (default: a batch of test images)"
+    text = "image files and folders to classify (default: a batch of test images)"
     parser.add_argument("paths", nargs="*", metavar="PATH", help=text)
     return cli.parse_args(parser)
 

@@ -19,10 +19,8 @@ from tqdm import tqdm
 
 
 def copy_images(rootDir, destiDir, skip=()):
-    """Copy each image under rootDir, but those to skip, to destiDir/<label>/<filename>.
-
-    Raises UserError if an image has no label.
-    """
+    """Copy each image under rootDir, but those to skip, to destiDir/<label>/<filename>; raise
+    UserError for one that has no label."""
     # grab the paths of all images of this split
     imagePaths = find_images(rootDir, destiDir, skip)
     print(f"[INFO] total images found: {len(imagePaths)}...")
@@ -89,7 +87,8 @@ def make_sample():
         print(f"[INFO] the sample is at {config.DATA_PATH} already...")
     elif os.path.exists(config.DATA_PATH):
         raise UserError(
-            f"{config.DATA_PATH} exists and is not the drawn sample; leave out --sample to prepare it"
+            f"{config.DATA_PATH} exists and is not the sample; leave out --sample to prepare it, "
+            "or generate the sample in another directory"
         )
     elif config.CLASSES != list(DISHES):
         raise UserError("the sample has the classes of Food-11: CLASSES in config.py must be those")
@@ -101,7 +100,7 @@ def make_sample():
 def parse_args():
     """Return the parsed command line."""
     parser = cli.make_parser(__doc__, ["SEED"], example="python prepare_dataset.py --skip-bad")
-    text = "first draw a small synthetic Food-11 at DATA_PATH, unless that exists (default: no)"
+    text = "first generate a small synthetic Food-11 at DATA_PATH, unless it is there (default: no)"
     parser.add_argument("--sample", action="store_true", help=text)
     text = "leave out unreadable images and those without a class (default: no)"
     parser.add_argument("--skip-bad", action="store_true", help=text)

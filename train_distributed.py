@@ -16,7 +16,7 @@ from pyimagesearch.food_classifier import (
     load_classifier,
     load_densenet,
 )
-from pyimagesearch.reporting import BatchProgress, Progress
+from pyimagesearch.reporting import Progress
 
 import torch
 from torch import nn, optim
@@ -138,8 +138,7 @@ def train_one_epoch(model, loader, lossFunc, opt, scaler):
     # calling .item() at every step would stall the GPU
     (totalLoss, correct) = (0, 0)
     # loop over the training set
-    bar = BatchProgress(loader, "training")
-    for (x, y) in bar:  # fmt: skip
+    for (x, y) in Progress(loader, desc="training", leave=False):  # fmt: skip
         # send the input to the device, from pinned memory without waiting for it
         x = x.to(config.DEVICE, non_blocking=loader.pin_memory)
         y = y.to(config.DEVICE, non_blocking=loader.pin_memory)
@@ -154,7 +153,6 @@ def train_one_epoch(model, loader, lossFunc, opt, scaler):
         # add the loss to the total, and count the correct predictions
         totalLoss += loss.detach() * len(y)
         correct += (pred.argmax(1) == y).sum()
-        bar.show(totalLoss, correct)
     devices.sync_buffers(model)
     return devices.mean_over_images(totalLoss, correct, loader)
 
@@ -168,8 +166,7 @@ def evaluate(model, loader, lossFunc):
     # switch off autograd
     with torch.inference_mode():
         # loop over the images
-        bar = BatchProgress(loader, "evaluating")
-        for (x, y) in bar:  # fmt: skip
+        for (x, y) in Progress(loader, desc="evaluating", leave=False):  # fmt: skip
             x = x.to(config.DEVICE, non_blocking=loader.pin_memory)
             y = y.to(config.DEVICE, non_blocking=loader.pin_memory)
             # make the predictions and calculate the loss
@@ -177,7 +174,6 @@ def evaluate(model, loader, lossFunc):
             totalLoss += lossFunc(pred, y) * len(y)
             correct += (pred.argmax(1) == y).sum()
             preds.append((pred.argmax(1), pred.softmax(1).amax(1)))
-            bar.show(totalLoss, correct)
     pairs = [pair for batch in preds for pair in zip(*(t.tolist() for t in batch), strict=True)]
     return *devices.mean_over_images(totalLoss, correct, loader), devices.gather(pairs)
 
@@ -194,10 +190,10 @@ def evaluate_weights(path):
     (_, _, preds) = evaluate(model, testLoader, nn.CrossEntropyLoss())
     if devices.get_rank() == 0:
         # the report of a run in output/ stays as it is
-        name = time.strftime("evaluation-%Y-%m-%d-%H%M%S")
-        reporting.save_report(
-            testDS, preds, os.path.join(os.path.dirname(config.REPORT_PATH), name)
-        )
+        folder = os.path.join(os.path.dirname(config.REPORT_PATH), "evaluation")
+        folder += time.strftime("-%Y-%m-%d-%H%M%S")
+        reporting.save_report(testDS, preds, folder)
+        print(f"[INFO] saved the report in {folder}...")
 
 
 def start():

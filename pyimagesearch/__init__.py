@@ -16,10 +16,9 @@ ADVICE = {
 
 def end_on_signals(line):
     """End this process at Ctrl-C or SIGTERM: with line on stderr and exit status 130 or 143, or
-    silently where line is empty.
+    silently where line is empty, as in a forked worker; not at a signal that is ignored.
 
-    Whatever the scripts write is whole or not there, so nothing has to be finished. A forked worker
-    inherits this and ends silently. A signal that is ignored stays ignored.
+    Whatever the scripts write is whole or not there, so nothing has to be finished.
     """
     (script, text) = (os.getpid(), f"\n[INFO] {line}\n".encode())
 
@@ -54,8 +53,8 @@ if isScript:
         from . import config  # noqa: F401
     except ModuleNotFoundError as error:
         sys.exit(f"[ERROR] {error}; pip install -r requirements.txt, in an active environment")
+    except SyntaxError as error:
+        sys.exit(f"[ERROR] {error.filename}, line {error.lineno}: {error.msg}; correct it there")
     except Exception as error:
-        # where in config.py, unless the error itself knows it
-        frames = traceback.extract_tb(error.__traceback__)
-        line = getattr(error, "lineno", None) or frames[-1].lineno
-        sys.exit(f"[ERROR] {frames[-1].filename}, line {line}: {error}; correct it there")
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        sys.exit(f"[ERROR] {frame.filename}, line {frame.lineno}: {error}; correct it there")

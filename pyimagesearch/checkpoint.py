@@ -27,11 +27,8 @@ locks = []
 
 
 def write_file(path, data, before=None):
-    """Write data (bytes) to path in one step: path never holds a partial file.
-
-    before: function to call when the new file is complete and not yet in its place. Raises
-    UserError if writing fails; path is then as it was.
-    """
+    """Write data (bytes) to path in one step: path never holds a partial file. before() is called
+    when the new file is complete. Raises UserError if writing fails; path is then as it was."""
     # unique per process
     partialPath = f"{path}.{os.getpid()}.partial"
     try:
@@ -76,11 +73,8 @@ def save_weights(model, classes):
 
 
 def load_state(path):
-    """Return what save_state wrote to path, its tensors on the CPU.
-
-    Nothing but tensors and plain values is read: a file from elsewhere can run no code. Raises
-    UserError if the file is missing, corrupt, or holds anything else.
-    """
+    """Return what save_state wrote to path, its tensors on the CPU; raise UserError if the file is
+    missing, corrupt, or holds more than tensors and plain values, which could run code."""
     try:
         with open(path, "rb") as file:
             data = io.BytesIO(file.read())
@@ -143,10 +137,9 @@ def set_aside_run():
     products = [path for path in get_products() if os.path.exists(path)]
     if products:
         # named after the time of its last file
-        newest = time.localtime(max(os.path.getmtime(path) for path in products))
-        folder = os.path.join(
-            os.path.dirname(config.CHECKPOINT_PATH), time.strftime("run-%Y-%m-%d-%H%M%S", newest)
-        )
+        newest = time.localtime(max(map(os.path.getmtime, products)))
+        folder = os.path.dirname(config.CHECKPOINT_PATH)
+        folder = os.path.join(folder, time.strftime("run-%Y-%m-%d-%H%M%S", newest))
         while os.path.exists(folder):
             folder += "-again"
         os.makedirs(folder)
@@ -158,9 +151,9 @@ def set_aside_run():
 def start_run(args):
     """Start a run, or load the checkpoint of the run to resume and take over its settings.
 
-    args: the parsed command line. Returns a dict with the record of the run and, when resuming, all
-    that save_checkpoint() wrote. Raises UserError if another training runs, if there is nothing to
-    resume, or if a flag, setting or image differs from the checkpoint or between processes.
+    Returns a dict with the record of the run and, when resuming, all that save_checkpoint() wrote.
+    Raises UserError if another training runs, if there is nothing to resume, or if a flag differs
+    from the checkpoint or a setting between processes.
     """
     run = {}
     if devices.get_rank() == 0:
@@ -168,7 +161,13 @@ def start_run(args):
         # a launch that starts itself again cannot take the flag away: it may begin without one
         canBegin = os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
         if args.resume and (os.path.exists(config.CHECKPOINT_PATH) or not canBegin):
-            run = load_checkpoint()
+            path = config.CHECKPOINT_PATH
+            if not os.path.exists(path):
+                raise UserError(f"{path}: nothing to resume; leave out --resume")
+            run = load_state(path)
+            before = run.get("record") if isinstance(run, dict) else None
+            if not isinstance(before, dict) or get_record().keys() - before.keys():
+                raise UserError(f"{path}: not a checkpoint of this training; leave out --resume")
     run = devices.broadcast(run)
     if run:
         take_settings(run["record"], args)
@@ -181,8 +180,7 @@ def start_run(args):
 
 
 def get_record():
-    """Return the settings and image digests that all processes of a training must share, by
-    name."""
+    """Return the settings and image digests that all processes must share, by name."""
     record = {name: getattr(config, name) for name in SETTINGS}
     record.update({name: describe_images(getattr(config, key)) for name, key in SPLITS.items()})
     return {**record, "CLASSES": get_classes(), "number of devices": devices.count_devices()}
@@ -200,11 +198,9 @@ def compare_processes(record):
 
 
 def take_settings(before, args):
-    """Set config to the settings in the record of a checkpoint, with batch size and learning rate
-    the same in total on another number of devices.
-
-    Raises UserError if a flag or CLASSES differs; a flag for EPOCHS may.
-    """
+    """Set config to the settings in the record of a checkpoint, batch size and learning rate the
+    same in total on another number of devices. Raises UserError if a flag, but --epochs, or CLASSES
+    differs."""
     settings = {name: before[name] for name in SETTINGS}
     (numBefore, numDevices) = (before["number of devices"], devices.count_devices())
     (perDevice, rest) = divmod(numBefore * before["LOCAL_BATCH_SIZE"], numDevices)
@@ -216,8 +212,8 @@ def take_settings(before, args):
         )
     # rounded, as 0.0001 * 3 is not quite 0.0003
     rate = float(f"{before['LR'] * numBefore / numDevices:.12g}")
-    settings.update(LOCAL_BATCH_SIZE=perDevice, LR=rate)
-    settings["EPOCHS"] = getattr(args, "EPOCHS", before["EPOCHS"])
+    epochs = getattr(args, "EPOCHS", before["EPOCHS"])
+    settings.update(LOCAL_BATCH_SIZE=perDevice, LR=rate, EPOCHS=epochs)
     saved = {**settings, "CLASSES": before["CLASSES"]}
     given = {**settings, **vars(args), "CLASSES": get_classes()}
     records = {f"in {config.CHECKPOINT_PATH}": saved, "in this run": given}
@@ -236,18 +232,6 @@ def save_checkpoint(parts, epoch, H, record):
     save_state(state, config.CHECKPOINT_PATH, before=set_aside_run if epoch == 1 else None)
     if devices.get_rank() == 0:
         write_file(config.SETTINGS_PATH, f"{json.dumps(record, indent=4)}\n".encode())
-
-
-def load_checkpoint():
-    """Return the state that save_checkpoint wrote. Raises UserError if it is something else."""
-    state = load_state(config.CHECKPOINT_PATH)
-    record = state.get("record") if isinstance(state, dict) else None
-    if not isinstance(record, dict) or get_record().keys() - record.keys():
-        raise UserError(
-            f"{config.CHECKPOINT_PATH}: not a checkpoint of this training; start again without "
-            "--resume"
-        )
-    return state
 
 
 def restore_checkpoint(run, parts):

@@ -16,16 +16,16 @@ from . import config, isScript
 # the settings that have a flag: type, smallest and largest value, meaning
 SETTINGS = {
     "IMAGE_SIZE": (int, 64, 4096, "side in pixels of the square images that the network takes"),
-    "LOCAL_BATCH_SIZE": (int, 1, 65536, "images in a training batch, per GPU"),
-    "PRED_BATCH_SIZE": (int, 1, 65536, "images in an inference batch, per GPU"),
+    "LOCAL_BATCH_SIZE": (int, 1, 65536, "images in a training batch, per device"),
+    "PRED_BATCH_SIZE": (int, 1, 65536, "images in an inference batch, per device"),
     "EPOCHS": (int, 1, 100000, "passes over the training images"),
-    "LR": (float, 1e-9, 10, "learning rate, multiplied by the number of GPUs"),
+    "LR": (float, 1e-9, 10, "learning rate, multiplied by the number of devices"),
     "SEED": (int, 0, 2**32 - 1, "seed of all random numbers"),
     "NUM_WORKERS": (int, 0, 1024, "processes that load images; 0: the script loads them itself"),
     "PRETRAINED": (bool, False, True, "start from the ImageNet weights, not from random ones"),
 }
 
-# parts of the messages of PyTorch and the system, and what to tell the user
+# parts of the messages of PyTorch and the system, and the message for the user
 NO_MEMORY = (
     "signal: Killed|exited unexpectedly|[Oo]ut of memory|an't allocate memory|annot allocate|"
     "not enough memory|MemoryError"
@@ -48,10 +48,7 @@ KNOWN_ERRORS = {
 
 
 class UserError(Exception):
-    """An error that the user can fix: the message says what is wrong, where, and what to do.
-
-    status is the exit status of the script.
-    """
+    """An error that the user can fix: the message says what is wrong, where, and what to do."""
 
     def __init__(self, message, status=1):
         super().__init__(message)
@@ -66,10 +63,8 @@ class Parser(argparse.ArgumentParser):
 
 
 def read_setting(name, value):
-    """Convert value, such as the text of a flag, for the setting name.
-
-    Raises ArgumentTypeError if it is of another type or out of range.
-    """
+    """Convert value, such as the text of a flag, for the setting name; raise ArgumentTypeError if
+    it is of another type or out of range."""
     (kind, low, high, _) = SETTINGS[name]
     with suppress(KeyError, ValueError):
         text = str(value)
@@ -112,34 +107,22 @@ def read_colour(value, low=0):
     raise ArgumentTypeError(f"must be a list of three numbers from {low} to 1, not {value!r}")
 
 
-def read_path(value):
-    """Return a path with its ~ replaced; raise ArgumentTypeError if value is not a path."""
-    if isinstance(value, (str, os.PathLike)):
-        return os.path.expanduser(value)
-    raise ArgumentTypeError(f"must be a path, not {value!r}")
-
-
 def check_config():
-    """Convert unambiguous values in config.py, such as a path with ~; raise UserError for others.
-
-    devices.join_processes() checks DEVICE.
-    """
+    """Convert unambiguous values in config.py but DEVICE; raise UserError for others."""
     readers = {name: partial(read_setting, name) for name in SETTINGS}
     readers.update(CLASSES=read_labels, MEAN=read_colour, STD=partial(read_colour, low=1e-99))
-    readers.update({name: read_path for name in dir(config) if name.endswith("_PATH")})
-    readers.update(TRAIN=read_path, VAL=read_path, TEST=read_path)
+    paths = [name for name in dir(config) if name.endswith("_PATH")]
+    readers.update(dict.fromkeys([*paths, "TRAIN", "VAL", "TEST"], os.path.expanduser))
     for name, read in readers.items():
         try:
             setattr(config, name, read(getattr(config, name)))
-        except ArgumentTypeError as error:
+        except (ArgumentTypeError, TypeError) as error:
             raise UserError(f"{name} in config.py {error}") from error
 
 
 def make_parser(description, settings, example):
-    """Return a Parser with a flag for each of settings, names of constants in config.py.
-
-    Raises UserError if config.py holds a wrong value.
-    """
+    """Return a Parser with a flag for each of settings, names of constants in config.py, which is
+    checked first; raise UserError if it holds a wrong value."""
     check_config()
     parser = Parser(description=description, epilog=f"example: {example}")
     for name in settings:
@@ -173,7 +156,7 @@ def set_config(reason, settings):
 
 
 def compare(records, advice):
-    """Raise UserError if a value is not the same in all records, with all such values.
+    """Raise UserError, with all values that differ, unless all records have the same values.
 
     records: {where: record}, where as "on host" or "in file", all with the same names.
     """
@@ -186,7 +169,7 @@ def compare(records, advice):
             parts = [f"{value} {', '.join(found)}" for value, found in places.items()]
             differences.append(f"{name} is {' and '.join(parts)}")
     if differences:
-        raise UserError(f"{'; '.join(differences)}; {advice}")
+        raise UserError("; ".join([*differences, advice]))
 
 
 def lacks_memory(error):
@@ -195,10 +178,8 @@ def lacks_memory(error):
 
 
 def run(main):
-    """Call main, and end the process at an error: in one line, if the user can fix it.
-
-    The exit status is that of a UserError, else 1. A defect of the program keeps its traceback.
-    """
+    """Call main, and end the process at an error: in one line, if the user can fix it; a defect of
+    the program keeps its traceback."""
     if hasattr(sys.stdout, "reconfigure"):
         # a log file shows each line at once, and any file name can be printed
         sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")

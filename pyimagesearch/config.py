@@ -18,7 +18,7 @@ VAL = os.path.join(BASE_PATH, "validation")
 TEST = os.path.join(BASE_PATH, "evaluation")
 
 # class labels, in the order of the class index that begins each file name, or the names of the
-# class folders in any order; a slash makes a folder in a folder, and the report reads the outer one
+# class folders in any order; a slash makes nested folders, and the report shows the outer name
 CLASSES = [
     "Bread",
     "Dairy_product",
@@ -50,13 +50,14 @@ else:
 
 # start from the ImageNet weights (False: from random ones)
 PRETRAINED = True
-# images in a training batch, per GPU; a CPU or Apple's GPU gets fewer, as 128 take 6 to 17 GB
+# images in a training batch, per device; smaller on a CPU or Apple's GPU: 128 need 6 GB in bf16 and
+# 17 GB in fp32
 LOCAL_BATCH_SIZE = 128 if "cuda" in str(DEVICE) else 32
-# images in an inference batch, per GPU
+# images in an inference batch, per device
 PRED_BATCH_SIZE = 4
 # passes over the training images
 EPOCHS = 20
-# learning rate, multiplied by the number of GPUs
+# learning rate, multiplied by the number of devices
 LR = 0.0001
 # seed of the random weights, of the order of the images and of their augmentation
 SEED = 42

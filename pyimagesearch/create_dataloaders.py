@@ -36,13 +36,9 @@ def train_transform():
 
 def test_transform():
     """Return the preprocessing of all other images: PIL image to float (3, H, W), normalized."""
-    return transforms.Compose(
-        [
-            transforms.Resize((config.IMAGE_SIZE, config.IMAGE_SIZE)),
-            transforms.ToTensor(),
-            transforms.Normalize(mean=config.MEAN, std=config.STD),
-        ]
-    )
+    resize = transforms.Resize((config.IMAGE_SIZE, config.IMAGE_SIZE))
+    normalize = transforms.Normalize(mean=config.MEAN, std=config.STD)
+    return transforms.Compose([resize, transforms.ToTensor(), normalize])
 
 
 def get_dataloader(rootDir, transforms, bs, shuffle=True):
@@ -100,7 +96,7 @@ class EpochSampler(DistributedSampler):
 
 class SeededImageFolder(datasets.ImageFolder):
     """An ImageFolder whose item (seed, i) is image i, augmented by that seed alone; item i is
-    augmented at random, as in any ImageFolder. Hidden folders are no classes."""
+    augmented at random, as in any ImageFolder. Hidden folders do not count as classes."""
 
     def find_classes(self, directory):
         (classes, _) = super().find_classes(directory)
@@ -131,15 +127,13 @@ def get_classes():
 
 
 def check_splits():
-    """Print how many images each split has. Raises UserError unless all have the classes of
-    config.py: a class that one split lacks would shift every label after it."""
-    classes = get_classes()
+    """Print how many images each split has; raise UserError unless all have the classes of config:
+    a class that one split lacks would shift every label after it."""
     for rootDir in (config.TRAIN, config.VAL, config.TEST):
         (ds, _) = get_dataloader(rootDir, None, bs=1, shuffle=False)
         print(f"[INFO] {rootDir}: {len(ds)} images of {len(ds.classes)} classes...")
-        if ds.classes != classes:
-            odd = sorted(set(ds.classes) ^ set(classes))
-            raise UserError(
-                f"{rootDir}: classes differ from CLASSES in config.py (different: "
-                f"{', '.join(odd[:5])}); run prepare_dataset.py first"
-            )
+        odd = sorted(set(ds.classes) ^ set(get_classes()))
+        if odd:
+            odd = f"(different: {', '.join(odd[:5])})"
+            advice = "run prepare_dataset.py first"
+            raise UserError(f"{rootDir}: classes differ from CLASSES in config.py {odd}; {advice}")

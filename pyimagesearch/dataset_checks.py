@@ -1,5 +1,4 @@
-# What prepare_dataset.py looks at before it copies: the class and split of each image, and all that
-# is wrong with the data set.
+# Checks before copying: the class and split of each image, and all that is wrong with the data set.
 
 # import the necessary packages
 import hashlib
@@ -14,9 +13,9 @@ from tqdm.contrib.concurrent import thread_map
 from . import config
 from .checkpoint import write_file
 from .cli import UserError, simplify
-from .images import list_images, load_image, report_others
+from .images import list_images, report_others, try_image
 
-# where each image that is left out is listed, with what is wrong with it
+# a list of the images that cannot be used, with the reasons
 BAD_PATH = os.path.join("output", "bad_images.txt")
 # the names of the folders of each split
 SPLITS = (
@@ -33,25 +32,25 @@ def get_label(imagePath, rootDir):
     index, rootDir/<class index>_<image number>.jpg. Raises UserError if neither does.
     """
     folder = os.path.relpath(os.path.dirname(imagePath), rootDir)
-    if folder != ".":
-        labels = {simplify(label): label for label in config.CLASSES}
-        if simplify(folder) in labels:
-            return labels[simplify(folder)]
-        (outer, *inner) = folder.split(os.sep)
-        if inner and simplify(outer) in labels:
-            raise UserError(f"in a folder inside the class folder {outer}; move its images up")
-        raise UserError("the folder is not in CLASSES of config.py; add it there or move it away")
-    (index, underscore, _) = os.path.basename(imagePath).partition("_")
-    if underscore and index.isdecimal() and int(index) < len(config.CLASSES):
-        return config.CLASSES[int(index)]
-    last = len(config.CLASSES) - 1
-    raise UserError(f"the name does not begin with a class index from 0 to {last} and _; rename it")
+    if folder == ".":
+        (index, underscore, _) = os.path.basename(imagePath).partition("_")
+        if underscore and index.isdecimal() and int(index) < len(config.CLASSES):
+            return config.CLASSES[int(index)]
+        limits = f"from 0 to {len(config.CLASSES) - 1} and _"
+        raise UserError(f"the name does not begin with a class index {limits}; rename it")
+    labels = {simplify(label): label for label in config.CLASSES}
+    if simplify(folder) in labels:
+        return labels[simplify(folder)]
+    outer = folder.split(os.sep)[0]
+    if simplify(outer) in labels:
+        raise UserError(f"in a folder inside the class folder {outer}; move its images up")
+    raise UserError("the folder is not in CLASSES of config.py; add it there or move it away")
 
 
 def find_splits():
     """Return the folders to copy to TRAIN, VAL and TEST; DATA_PATH thrice if it has no splits.
 
-    Raises UserError if there is no DATA_PATH, if a split is missing, or if copies would lie in it.
+    Raises UserError if there is no DATA_PATH, or if the copies would mix with it.
     """
     root = config.DATA_PATH
     if not os.path.isdir(root):
@@ -60,21 +59,18 @@ def find_splits():
             "it is, or draw one with --sample"
         )
     for destiDir in (config.TRAIN, config.VAL, config.TEST):
-        both = [os.path.realpath(root), os.path.realpath(destiDir)]
-        if os.path.splitdrive(both[0])[0] == os.path.splitdrive(both[1])[0]:
-            if os.path.commonpath(both) in both:
-                raise UserError(
-                    f"DATA_PATH in config.py is {root}, and the copies in {destiDir} would mix "
-                    "with it; set another BASE_PATH"
-                )
+        (source, copy) = (os.path.realpath(path) + os.sep for path in (root, destiDir))
+        if source.startswith(copy) or copy.startswith(source):
+            raise UserError(
+                f"DATA_PATH in config.py is {root}, and the copies in {destiDir} would mix with "
+                "it; set another BASE_PATH"
+            )
     labels = [simplify(label) for label in config.CLASSES]
     folders = {name.lower(): name for name in os.listdir(root) if simplify(name) not in labels}
-    splits = [[folders[name] for name in names if name in folders] for names in SPLITS]
-    if not any(splits):
+    found = [[folders[name] for name in names if name in folders] for names in SPLITS]
+    if not any(found):
         return [root] * 3
-    return [
-        os.path.join(root, (found or names)[0]) for found, names in zip(splits, SPLITS, strict=True)
-    ]
+    return [os.path.join(root, (*a, *b)[0]) for a, b in zip(found, SPLITS, strict=True)]
 
 
 def find_images(rootDir, destiDir, skip=()):
@@ -121,13 +117,12 @@ def check_dataset(skipBad):
         # each reason can be read there, and the summary stays short
         text = "".join(f"{path}: {reason}\n" for path, reason in sorted(bad.items()))
         write_file(BAD_PATH, text.encode(errors="surrogateescape"))
+        print(f"[INFO] each image and what is wrong with it: {BAD_PATH}...")
     if skipBad:
         print(*(f"[INFO] left out: {line}\n" for line in group_problems(bad)), sep="", end="")
         print(f"[INFO] total images left out: {len(bad)}...")
     else:
         problems = [*group_problems(bad), *problems]
-    if bad:
-        print(f"[INFO] each image and what is wrong with it: {BAD_PATH}...")
     if problems:
         print(*problems, sep="\n")
         advice = "; --skip-bad leaves out unreadable images and those without a class"
@@ -135,8 +130,11 @@ def check_dataset(skipBad):
             f"nothing was copied; problems listed above: {len(problems)}, the first: "
             f"{problems[0]}{advice if bad and not skipBad else ''}"
         )
-    report_copies("more than one split; accuracy will look too high", 0, copies)
-    report_copies("more than one class", 1, copies)
+    for place, where in enumerate(("split; accuracy will look too high", "class")):
+        found = [list(c) for c in copies.values() if len({p[place] for p in c.values()}) > 1]
+        if found:
+            example = " and ".join(found[0][:2])
+            print(f"[INFO] images in more than one {where}: {len(found)}, such as {example}...")
     return bad
 
 
@@ -144,15 +142,13 @@ def find_labels(rootDirs):
     """Return {imagePath: label} for the images under rootDirs, {imagePath: what is wrong} for those
     without a label, and the labels that have pictures which cannot be read.
 
-    Raises UserError if a split is missing, or if no image has a label.
+    Raises UserError if a split is missing, or if no folder has the name of a class.
     """
     (labels, bad, unread) = ({}, {}, set())
     for rootDir in dict.fromkeys(rootDirs):
         if not os.path.isdir(rootDir):
             names = ", ".join(names[0] for names in SPLITS)
-            raise UserError(
-                f"{rootDir}: no such folder; each of the three splits needs one: {names}"
-            )
+            raise UserError(f"{rootDir}: no such folder; there must be three: {names}")
         for path in report_others(rootDir):
             with suppress(UserError):
                 unread.add(get_label(path, rootDir))
@@ -161,29 +157,28 @@ def find_labels(rootDirs):
                 labels[path] = get_label(path, rootDir)
             except UserError as error:
                 bad[path] = str(error)
-    (first, folders) = (rootDirs[0], set())
-    for path in bad:
-        folders.add(os.path.relpath(os.path.dirname(path), first).split(os.sep)[0])
-    if not labels and folders and not folders & {".", ".."}:
+    root = rootDirs[0]
+    folders = {
+        os.path.relpath(path, root).split(os.sep)[0] for path in bad if path.startswith(root)
+    }
+    if not labels and any(os.path.isdir(os.path.join(root, name)) for name in folders):
         raise UserError(
-            f"{first}: no folder has a name in CLASSES of config.py; to take them all: CLASSES = "
+            f"{root}: no folder has a name in CLASSES of config.py; to take them all: CLASSES = "
             f"{sorted(folders)}"
         )
-    if first != config.DATA_PATH:
-        for name in sorted(os.listdir(config.DATA_PATH)):
-            path = os.path.join(config.DATA_PATH, name)
-            if os.path.isdir(path) and path not in rootDirs and not name.startswith("."):
-                print(f"[INFO] {path} is not one of the three splits and is not copied...")
+    for name in sorted(os.listdir(config.DATA_PATH)) if root != config.DATA_PATH else ():
+        path = os.path.join(config.DATA_PATH, name)
+        if os.path.isdir(path) and path not in rootDirs and not name.startswith("."):
+            print(f"[INFO] {path} is not one of the three splits and is not copied...")
     return labels, bad, unread
 
 
-def digest_image(imagePath):
+def digest_image(path):
     """Return a digest of an image file, or the UserError if it cannot be read."""
-    try:
-        load_image(imagePath, config.IMAGE_SIZE)
-    except UserError as error:
-        return UserError(str(error).removeprefix(f"{imagePath}: "))
-    with open(imagePath, "rb") as file:
+    image = try_image(path, config.IMAGE_SIZE)
+    if isinstance(image, UserError):
+        return UserError(str(image).removeprefix(f"{path}: "))
+    with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").digest()
 
 
@@ -229,14 +224,3 @@ def group_problems(bad):
             where = f"{folder}: {len(found)} images, such as {os.path.basename(found[0])}"
         lines.append(f"{where}: {bad[found[0]]}")
     return lines
-
-
-def report_copies(where, place, copies):
-    """Print how many images are there in copies that differ in place, 0 for split, 1 for class.
-
-    copies: {digest: {imagePath: (split, label)}}.
-    """
-    found = [paths for paths in copies.values() if len({p[place] for p in paths.values()}) > 1]
-    if found:
-        example = " and ".join(list(found[0])[:2])
-        print(f"[INFO] the same image in {where}: {len(found)}, such as {example}...")

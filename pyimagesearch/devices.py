@@ -26,8 +26,7 @@ warnings.filterwarnings("ignore", "This process .* is multi-threaded", Deprecati
 
 # how DistributedDataParallel wraps the model
 DDP_OPTIONS = {
-    # sync_buffers() shares them once per epoch; a forward pass that did would wait for processes
-    # that have no batch left
+    # sync_buffers() does it once per epoch: syncing in forward would hang on uneven batches
     "forward_sync_buffers": False,
     # all gradients of a bucket are copied there at once, and the optimizer reads them there
     "batched_grad_copy": True,
@@ -36,11 +35,8 @@ DDP_OPTIONS = {
 
 
 def join_processes():
-    """Take this process's device; under torchrun join the other processes, and let the main
-    process alone print.
-
-    Raises UserError in all processes if DEVICE is wrong on one machine, or differs between them.
-    """
+    """Take this process's device; under torchrun join the other processes, of which the main one
+    alone prints. Raises UserError in all of them if DEVICE is wrong in one, or differs."""
     isTorchrun = "TORCHELASTIC_RUN_ID" in os.environ
     (store, rank, worldSize) = (distributed.HashStore(), 0, 1)
     if isTorchrun:
@@ -51,6 +47,8 @@ def join_processes():
     # before they join: NCCL and gloo would wait for each other
     compare_devices(store, rank, worldSize)
     if isTorchrun and config.DEVICE.type == "cuda":
+        if rank == 0 and config.DEVICE.index is not None:
+            print(f"[INFO] {config.DEVICE} ignored: each process takes the GPU of its rank...")
         config.DEVICE = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     if config.DEVICE.type == "cuda" and config.DEVICE.index is not None:
         # else pinned memory would open a context on GPU 0 as well
@@ -71,20 +69,18 @@ def join_processes():
 
 
 def compare_devices(store, rank, worldSize):
-    """Convert config.DEVICE to a torch.device.
-
-    Raises UserError in all processes unless each has this device, and all have one kind.
-    """
+    """Convert config.DEVICE to a torch.device; raise UserError in all processes unless each of them
+    has this device, and all have one kind."""
     with suppress(RuntimeError, TypeError):
         config.DEVICE = torch.device(config.DEVICE)
+    device = config.DEVICE
+    kind = device.type if isinstance(device, torch.device) else None
     # counted, not tried: that would open a context on the GPU, which takes time and memory
     counts = {"cpu": 1, "mps": int(torch.backends.mps.is_available())}
     counts["cuda"] = torch.cuda.device_count()
-    device = config.DEVICE
-    kind = device.type if isinstance(device, torch.device) else None
     # under torchrun each process takes the GPU of its rank
-    indices = [(kind and device.index) or 0, int(os.environ.get("LOCAL_RANK", 0))]
-    isThere = (max(indices) if kind == "cuda" else indices[0]) < counts.get(kind, 0)
+    needed = int(os.environ.get("LOCAL_RANK", 0)) if kind == "cuda" else 0
+    isThere = max(needed, (kind and device.index) or 0) < counts.get(kind, 0)
     store.set(str(rank), f"{kind if isThere else 'wrong'} on {platform.node()}")
     names = [str(other) for other in range(worldSize)]
     # not store.get(), which no signal can end
@@ -95,10 +91,8 @@ def compare_devices(store, rank, worldSize):
         time.sleep(0.02)
     found = {store.get(name).decode() for name in names}
     if not isThere:
-        raise UserError(
-            f"DEVICE in config.py must be a device that this machine has, not {str(device)!r}; "
-            "under torchrun, one for each process"
-        )
+        noun = "a device that this machine has, under torchrun one for each process"
+        raise UserError(f"DEVICE in config.py must be {noun}, not {str(device)!r}")
     if len({text.split()[0] for text in found}) > 1:
         raise UserError(f"DEVICE is {' and '.join(sorted(found))}; they must match")
 
@@ -119,11 +113,8 @@ def share_out(number):
 
 
 def mean_over_images(totalLoss, correct, loader):
-    """Return mean loss and accuracy over all images of loader, those of other processes included.
-
-    totalLoss, correct: 0-dimensional tensors, the sums over this process's images. Raises UserError
-    in all processes if the loss is not a number.
-    """
+    """Return mean loss and accuracy over the images of all processes, from sums over this process's
+    images; raise UserError in all of them if the loss is not a number."""
     # float32 counts exactly up to 16.7 million only; MPS has nothing larger
     dtype = torch.float32 if config.DEVICE.type == "mps" else torch.float64
     numbers = [float(totalLoss), float(correct), len(loader.sampler)]
@@ -177,27 +168,18 @@ def count_devices():
 
 def describe_devices():
     """Return as text the devices that share a batch, and the precision that they compute in."""
-    if config.DEVICE.type == "cuda":
-        name = torch.cuda.get_device_name(config.DEVICE)
-    elif config.DEVICE.type == "mps":
-        name = "Apple GPU"
-    else:
-        instructions = torch.backends.cpu.get_cpu_capability()
-        name = f"CPU ({platform.machine()}, {instructions}, {torch.get_num_threads()} threads)"
     dtype = str(compute_dtype()).removeprefix("torch.")
-    return f"{count_devices()} x {name}, computing in {dtype}"
+    threads = f" ({torch.get_num_threads()} threads)" if config.DEVICE.type == "cpu" else ""
+    return f"{count_devices()} x {config.DEVICE.type}{threads}, computing in {dtype}"
 
 
 def keep_memory():
-    """Keep the memory of a training step for the next one, on a CPU where the system is Linux.
-
-    By default glibc returns large blocks to the system, and each page of them faults in again: a
-    fifth of a step's time.
-    """
+    """Keep the memory of a training step for the next one, on a CPU under Linux: glibc returns
+    large blocks to the system, and each page of them faults in again, for a fifth of the time."""
     libc = ctypes.CDLL(None) if sys.platform == "linux" and config.DEVICE.type == "cpu" else None
     # other C libraries have no such function
     if hasattr(libc, "mallopt"):
-        # the numbers of malloc.h: no block gets an mmap of its own, and the heap never shrinks
+        # the numbers of malloc.h: no block gets a separate mmap, and the heap never shrinks
         (M_MMAP_MAX, M_TRIM_THRESHOLD) = (-4, -1)
         libc.mallopt(M_MMAP_MAX, 0)
         libc.mallopt(M_TRIM_THRESHOLD, -1)
@@ -217,9 +199,10 @@ def sync_buffers(model):
 def compute_dtype():
     """Return the dtype of the heavy layers on config.DEVICE: fp16 on CUDA, as in the tutorial, bf16
     on a CPU with instructions for it, else fp32."""
-    if config.DEVICE.type == "cuda":
+    kind = torch.device(config.DEVICE).type
+    if kind == "cuda":
         return torch.float16
-    if config.DEVICE.type == "cpu":
+    if kind == "cpu":
         capabilities = torch.cpu.get_capabilities()
         if any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")):
             return torch.bfloat16

@@ -27,7 +27,7 @@ class FoodClassifier(nn.Module):
         # the base model now outputs features
         self.baseModel.classifier = nn.Identity()
         # with the channels last, convolutions need not reorder their input
-        isFaster = config.DEVICE.type in ("cpu", "cuda")
+        isFaster = torch.device(config.DEVICE).type in ("cpu", "cuda")
         self.memoryFormat = torch.channels_last if isFaster else torch.preserve_format
         self.to(memory_format=self.memoryFormat)
         # the heavy layers compute in half precision where the device is faster so
@@ -77,11 +77,10 @@ def read_weights(path):
         # on the meta device a network has shapes and no numbers
         with torch.device("meta"):
             model = FoodClassifier(load_densenet(pretrained=False), numClasses)
-        (expected, found) = (
-            {(k, t.shape) for k, t in x.items()} for x in (model.state_dict(), state)
-        )
-        if expected != found:
-            raise TypeError(min(expected ^ found)[0])
+        odd = {(key, tensor.shape) for key, tensor in model.state_dict().items()}
+        odd ^= {(key, tensor.shape) for key, tensor in state.items()}
+        if odd:
+            raise TypeError(min(odd)[0])
         "".join(classes)
         imageSize = int(facts.get("imageSize", config.IMAGE_SIZE))
         mean = read_colour(facts.get("mean", config.MEAN))
@@ -111,11 +110,9 @@ def list_names(classes):
 
 
 def load_densenet(pretrained):
-    """Return DenseNet121 with the ImageNet weights, or with random ones.
-
-    Under torchrun the main process alone loads ImageNet's: DistributedDataParallel gives its
-    weights to all. Raises UserError if they can neither be read nor downloaded.
-    """
+    """Return DenseNet121 with random weights, or with ImageNet's; raise UserError if these can
+    neither be read nor downloaded."""
+    # under torchrun DistributedDataParallel gives the main process's weights to all
     if not pretrained or devices.get_rank() > 0:
         return densenet121(weights=None)
     weights = DenseNet121_Weights.IMAGENET1K_V1
@@ -148,9 +145,8 @@ class FrozenBatchNorm2d(nn.BatchNorm2d):
 
     def forward(self, x):
         """Return x (N, C, H, W) normalized."""
-        return FixedNorm.apply(
-            x, self.running_mean, self.running_var, self.weight, self.bias, self.eps
-        )
+        statistics = (self.running_mean, self.running_var)
+        return FixedNorm.apply(x, *statistics, self.weight, self.bias, self.eps)
 
     def train(self, mode=True):
         """Stay in evaluation mode."""
@@ -158,11 +154,8 @@ class FrozenBatchNorm2d(nn.BatchNorm2d):
 
 
 class FixedNorm(Function):
-    """Batch normalization by constants, whose backward pass does not keep its input.
-
-    PyTorch's own keeps its input, for the gradient of its weight, even where that is frozen: nearly
-    half of all that DenseNet121 keeps for its backward pass.
-    """
+    """Batch normalization by constants. PyTorch's own keeps its input, for its weight's gradient,
+    even where that is frozen, nearly half of what DenseNet121 keeps for its backward pass."""
 
     @staticmethod
     def forward(ctx, x, mean, var, weight, bias, eps):
@@ -173,7 +166,6 @@ class FixedNorm(Function):
     @staticmethod
     def backward(ctx, grad):
         (var, weight) = ctx.saved_tensors
-        # the derivative of (x - mean) * weight / sqrt(var + eps) + bias is the same without
-        # mean and bias
+        # (x - mean) * weight / sqrt(var + eps) + bias has the same derivative without mean and bias
         zeros = var.new_zeros(len(var))
         return batch_norm(grad, zeros, var, weight, zeros, eps=ctx.eps), *[None] * 5

@@ -32,8 +32,8 @@ def is_image(path):
 
 
 def list_files(rootDir):
-    """Return the sorted paths of the files under rootDir, links followed and hidden folders left
-    out. Raises UserError if a link leads back to a folder above it."""
+    """Return the sorted paths of the files under rootDir, following links, without hidden folders;
+    raise UserError if a link leads back to a folder above it."""
     found = []
     for folder, names, files in os.walk(rootDir, followlinks=True):
         (real, above) = (os.path.realpath(folder), os.path.realpath(os.path.dirname(folder)))
@@ -52,21 +52,24 @@ def list_images(rootDir):
 def report_others(rootDir):
     """Print how many files under rootDir are not read, by extension; return the pictures among
     them."""
-    (pictures, counts) = ([], Counter())
+    (others, pictures, kinds) = (Counter(), [], Counter())
     for path in list_files(rootDir):
-        (stem, extension) = os.path.splitext(os.path.basename(path))
-        if path.lower().endswith(UNREAD) and stem[:2] != "._":
+        (stem, extension) = os.path.splitext(os.path.basename(path).lower())
+        if stem.startswith("._"):
+            others["._*"] += 1
+        elif extension in UNREAD:
             pictures.append(path)
+            kinds[extension] += 1
         elif not is_image(path):
-            counts["._*" if stem[:2] == "._" else extension.lower() or "without extension"] += 1
-    if counts:
+            others[extension or "without extension"] += 1
+    for counts, text in (
+        (others, ""),
+        (kinds, "; these pictures cannot be read: convert them to JPEG"),
+    ):
         parts = [f"{count} {kind}" for kind, count in counts.most_common(5)]
         parts += [f"{len(counts) - 5} other kinds"] * (len(counts) > 5)
-        print(f"[INFO] non-image files in {rootDir}: {', '.join(parts)}...")
-    if pictures:
-        kinds = Counter(os.path.splitext(path)[1].lower() for path in pictures)
-        parts = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
-        print(f"[INFO] pictures in {rootDir} that cannot be read: {parts}; convert them to JPEG...")
+        if parts:
+            print(f"[INFO] non-image files in {rootDir}: {', '.join(parts)}{text}...")
     return pictures
 
 
@@ -82,11 +85,11 @@ def describe_images(rootDir):
 
 
 def load_image(path, imageSize=None):
-    """Return the image file at path as an RGB PIL image, rotated as its EXIF tag says.
+    """Return the image file at path as an RGB PIL image, rotated as EXIF says, transparent parts
+    white; raise UserError if it cannot be decoded to the end.
 
     A JPEG may be decoded at a half, quarter or eighth of its size, as long as its short side keeps
-    3 * imageSize pixels; None keeps all. Transparent parts become white. Raises UserError if the
-    file cannot be decoded to the end.
+    3 * imageSize pixels; None keeps all.
     """
     try:
         with Image.open(path) as image:
@@ -117,3 +120,11 @@ def load_image(path, imageSize=None):
         raise UserError(
             f"{path}: cannot be read as an image ({error}); replace it, or convert it to JPEG"
         ) from error
+
+
+def try_image(path, imageSize=None):
+    """Return what load_image() returns, or the UserError that it raises."""
+    try:
+        return load_image(path, imageSize)
+    except UserError as error:
+        return error

@@ -33,52 +33,26 @@ class Progress(tqdm):
         super().__init__(*args, disable=disable, mininterval=1, **options)
 
 
-class BatchProgress(Progress):
-    """The batches of a loader, with a progress bar over the images of all processes."""
-
-    def __init__(self, loader, desc):
-        (self.loader, self.worldSize) = (loader, devices.get_world_size())
-        total = len(loader.sampler) * self.worldSize
-        # short enough for a terminal of 80 columns
-        form = "{desc}: {percentage:3.0f}%|{bar}| [{remaining}, {rate_fmt}{postfix}]"
-        super().__init__(total=total, desc=desc, unit=" images", bar_format=form, leave=False)
-
-    def __iter__(self):
-        with self:
-            for x, y in self.loader:
-                self.count = len(y) * self.worldSize
-                yield x, y
-
-    def show(self, totalLoss, correct):
-        """Advance by a batch; once a second show the means of these sums, 0-dimensional tensors."""
-        # only when the bar is drawn: calling .item() at every step would stall the GPU
-        if self.update(self.count):
-            seen = self.n / self.worldSize
-            (loss, accuracy) = (totalLoss.item() / seen, correct.item() / seen)
-            self.set_postfix_str(f"loss {loss:.4f}, accuracy {accuracy:.4f}")
-
-
 def survive(draw):
-    """Decorate draw(path, ...): where it fails, print which picture is missing, and go on."""
+    """Decorate draw(path, ...), which returns a figure, to save it as a PNG; where that fails, to
+    print which picture is missing and go on."""
 
     @wraps(draw)
-    def draw_or_report(path, *args, **options):
+    def draw_and_save(path, *args, **options):
         try:
-            draw(path, *args, **options)
+            buffer = io.BytesIO()
+            draw(path, *args, **options).savefig(buffer, format="png", bbox_inches="tight")
+            write_file(path, buffer.getvalue())
+            # without a screen matplotlib falls back to the backend agg, which cannot show
+            if path == config.RESULTS_PATH and plt.get_backend().lower() != "agg":
+                plt.show()
         except Exception as error:
             print(f"[INFO] {path} cannot be drawn ({error})...")
         plt.close("all")
 
-    return draw_or_report
-
-
-def save_figure(figure, path):
-    """Write figure to path as a PNG."""
     # missing glyphs show as boxes
     warnings.filterwarnings("ignore", "Glyph .* missing from")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", bbox_inches="tight")
-    write_file(path, buffer.getvalue())
+    return draw_and_save
 
 
 def write_table(path, rows):
@@ -100,7 +74,7 @@ def save_history(H):
 
 @survive
 def plot_history(path, H):
-    """Save the four curves of history H to path; see save_history."""
+    """Draw the four curves of the history H."""
     epochs = range(1, len(H["train_loss"]) + 1)
     with plt.style.context("ggplot"):
         (figure, axes) = plt.subplots()
@@ -113,7 +87,7 @@ def plot_history(path, H):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
         # under the axes, where it covers no curve
         axes.legend(loc="lower left", bbox_to_anchor=(0, -0.25), ncols=len(H))
-        save_figure(figure, path)
+    return figure
 
 
 def save_report(ds, preds, folder=None):
@@ -123,15 +97,10 @@ def save_report(ds, preds, folder=None):
     ds: an ImageFolder. preds: the predicted class index of each of its images, and its probability.
     folder: where to write, instead of the folders in config.py.
     """
-    paths = (
-        config.REPORT_PATH,
-        config.PREDICTIONS_PATH,
-        config.MISTAKES_PATH,
-        config.CONFUSION_PATH,
-    )
+    paths = [getattr(config, f"{n}_PATH") for n in "REPORT PREDICTIONS MISTAKES CONFUSION".split()]
     if folder:
         paths = [os.path.join(folder, os.path.basename(path)) for path in paths]
-    (reportPath, predictionsPath, mistakesPath, confusionPath) = paths
+    (reportPath, tablePath, mistakesPath, confusionPath) = paths
     (classes, labels) = (ds.classes, [label for label, _ in preds])
     # a class that was never predicted has precision 0, without a warning
     options = {"labels": range(len(classes)), "target_names": classes, "zero_division": 0}
@@ -143,12 +112,12 @@ def save_report(ds, preds, folder=None):
         # rounded, as several processes compute in other batches
         rows.append((path, classes[target], classes[label], f"{p:.4f}"))
     rows.sort(key=lambda row: (row[1] == row[2], -float(row[3]), row[0]))
-    names = ("path", "true class", "predicted class", "probability")
-    write_table(predictionsPath, [names, *rows])
+    write_table(tablePath, [("path", "true class", "predicted class", "probability"), *rows])
     mistakes = [row for row in rows if row[1] != row[2]]
-    titles = [
-        f"{true}, not {pred} {p}\n{os.path.basename(path)}" for path, true, pred, p in mistakes
-    ]
+    titles = []
+    for path, true, pred, p in mistakes:
+        titles.append(f"Ground Truth: {true},\nPredicted: {pred} {float(p):.2f}\n")
+        titles[-1] += os.path.basename(path)
     if mistakes:
         plot_pictures(mistakesPath, [row[0] for row in mistakes], titles)
     else:
@@ -158,7 +127,7 @@ def save_report(ds, preds, folder=None):
 
 @survive
 def plot_confusion(path, targets, preds, classes):
-    """Save the confusion matrix of class indices, counts and row percentages, to path."""
+    """Draw the confusion matrix of class indices: counts and row percentages."""
     counts = confusion_matrix(targets, preds, labels=range(len(classes)))
     # a class without images has no shares
     rates = counts / counts.sum(1, keepdims=True).clip(1)
@@ -177,12 +146,7 @@ def plot_confusion(path, targets, preds, classes):
     axes.set_title(f"Test accuracy {accuracy:.2f}\nimages, and percent of the true class")
     plt.setp(axes.get_xticklabels(), ha="right", rotation_mode="anchor", parse_math=False)
     plt.setp(axes.get_yticklabels(), parse_math=False)
-    save_figure(figure, path)
-
-
-def shorten(line):
-    """Return line, or its two ends if it is too long to stand over a picture."""
-    return line if len(line) <= 32 else f"{line[:15]}…{line[-16:]}"
+    return figure
 
 
 def mark_hit(axes, hit):
@@ -198,16 +162,15 @@ def mark_hit(axes, hit):
 
 @survive
 def plot_pictures(path, imagePaths, titles, hits=None):
-    """Save a grid of the first MAX_PICTURES images, in their own proportions, to path.
+    """Draw a grid of the first MAX_PICTURES images, in their own proportions, and print how many.
 
     titles: a text for each. hits: whether each prediction is right, None if that is not known.
     """
     imagePaths = imagePaths[:MAX_PICTURES]
     columns = min(4, math.ceil(math.sqrt(len(imagePaths))))
     rows = math.ceil(len(imagePaths) / columns)
-    (figure, grid) = plt.subplots(
-        rows, columns, squeeze=False, figsize=(3.5 * columns, 4 * rows), layout="constrained"
-    )
+    options = {"figsize": (3.5 * columns, 4 * rows), "layout": "constrained", "squeeze": False}
+    (figure, grid) = plt.subplots(rows, columns, **options)
     figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
     for axes in grid.flat:
         axes.axis("off")
@@ -215,13 +178,11 @@ def plot_pictures(path, imagePaths, titles, hits=None):
         picture = load_image(imagePath, PICTURE_SIZE // 3)
         picture.thumbnail([PICTURE_SIZE] * 2)
         axes.imshow(picture, interpolation="bilinear")
-        title = "\n".join(shorten(line) for line in title.split("\n"))
-        # a file name may hold undecodable bytes
-        axes.set_title(title.encode(errors="replace").decode(), fontsize=11, parse_math=False)
+        # a file name may hold undecodable bytes, and be too long to stand over a picture
+        lines = title.encode(errors="replace").decode().split("\n")
+        lines = [line if len(line) <= 32 else f"{line[:15]}…{line[-16:]}" for line in lines]
+        axes.set_title("\n".join(lines), fontsize=11, parse_math=False)
     for axes, hit in zip(grid.flat, hits or [], strict=False):
         mark_hit(axes, hit)
-    save_figure(figure, path)
     print(f"[INFO] {path} shows {len(imagePaths)} of {len(titles)} images...")
-    # without a screen matplotlib falls back to the backend agg, which cannot show
-    if path == config.RESULTS_PATH and plt.get_backend().lower() != "agg":
-        plt.show()
+    return figure

@@ -1,5 +1,5 @@
 """Draw a small synthetic Food-11, eleven kinds of painted dishes: each piece is drawn upright on a
-transparent image of its own, which lay() turns and puts on the dish with a shadow."""
+separate transparent image, which lay() turns and puts on the dish with a shadow."""
 
 # import the necessary packages
 import math
@@ -11,7 +11,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageEnhance, ImageFilter, ImageOp
 from tqdm import tqdm
 
 SAMPLE_SIZE = 160
-MARK = "sample.txt"  # tells the sample from the photographs of Food-11
+MARK = "sample.txt"  # marks the sample
 SAMPLE_COUNTS = {"training": 80, "validation": 20, "evaluation": 20}
 MIDDLE = (200, 200)  # of a dish of 400 x 400 pixels
 SHADOW, LIGHT, CLEAR = "#341c12", "#fff9e8", (0, 0, 0, 0)
@@ -249,5 +249,5 @@ def draw_dataset(rootDir, seed):
                 dish = draw_dish(label, random.Random(f"{seed} {split} {label} {number}"))
                 dish.save(os.path.join(partial, split, f"{index}_{number}.jpg"), quality=90)
     with open(os.path.join(partial, MARK), "w") as file:
-        file.write("Drawn by prepare_dataset.py --sample: these are no photographs.\n")
+        file.write("Drawn by prepare_dataset.py --sample: synthetic images, not photographs.\n")
     os.rename(partial, rootDir)

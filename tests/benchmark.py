@@ -92,12 +92,15 @@ class Ours:
         baseModel = densenet121(weights=None)
         if freeze:
             freeze_batch_norm(baseModel)
-        model = FoodClassifier(baseModel, numClasses).to(config.DEVICE)
-        self.model = devices.parallelize(model)
+        devices.keep_memory()
+        self.model = FoodClassifier(baseModel, numClasses).to(config.DEVICE)
+        if devices.count_gpus() > 1:
+            self.model = nn.DataParallel(self.model)
+        torch.backends.cudnn.benchmark = devices.count_gpus() == 1
         self.lossFunc = nn.CrossEntropyLoss()
         self.opt = optim.Adam(self.model.parameters(), lr=lr, fused=True)
         self.scaler = torch.amp.GradScaler(
-            config.DEVICE.type, enabled=devices.compute_dtype(config.DEVICE) == torch.float16
+            config.DEVICE.type, enabled=devices.compute_dtype() == torch.float16
         )
 
     def get_loader(self, rootDir, transform, bs, shuffle=True):

@@ -61,6 +61,9 @@ ORIGINAL_CONFIG = {
     "MODEL_PATH": os.path.join("output", "food_classifier.pth"),
     "REPORT_PATH": os.path.join("output", "classification_report.txt"),
     "CONFUSION_PATH": os.path.join("output", "confusion_matrix.png"),
+    "PREDICTIONS_PATH": os.path.join("output", "predictions.csv"),
+    "MISTAKES_PATH": os.path.join("output", "mistakes.png"),
+    "SETTINGS_PATH": os.path.join("output", "settings.json"),
     "RESULTS_PATH": os.path.join("output", "results.png"),
     "CHECKPOINT_PATH": os.path.join("output", "checkpoint.pth"),
 }

@@ -538,7 +538,8 @@ def read_tree(*roots):
         re.sub(r"^output/run-[-0-9]+/", "output/", path.as_posix()): path.read_bytes()
         for root in roots
         for path in [Path(root), *Path(root).rglob("*")]
-        if path.is_file() and path.name != ".lock"
+        # prepare writes there what is wrong with images
+        if path.is_file() and path.name not in (".lock", "bad_images.txt")
     }
 
 

@@ -45,17 +45,14 @@ def test_counts_the_gpus_that_config_names(monkeypatch, device, found, expected)
     assert devices.count_devices() == max(expected, 1)
 
 
-def test_devices_are_described_by_name_and_precision(monkeypatch):
+def test_devices_are_described_by_kind_and_precision(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
     for device, count in (("cuda", 2), ("cuda:1", 1)):
         config.DEVICE = torch.device(device)
-        assert devices.describe_devices() == f"{count} x Tesla T4, computing in float16"
+        assert devices.describe_devices() == f"{count} x cuda, computing in float16"
     config.DEVICE = torch.device("cpu")
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {})
-    assert re.fullmatch(
-        r"1 x CPU \(\w+, \w+, 1 threads\), computing in float32", devices.describe_devices()
-    )
+    assert devices.describe_devices() == "1 x cpu (1 threads), computing in float32"
 
 
 KEEPING = """
@@ -195,7 +192,8 @@ def test_processes_give_the_same_answer_as_one(worldSize, images, freeze):
             many["val"], one["val"], strict=True
         ):
             assert numbers == pytest.approx(expected, rel=1e-5)
-            assert preds == expectedPreds
+            assert [label for label, _ in preds] == [label for label, _ in expectedPreds]
+            assert [p for _, p in preds] == pytest.approx([p for _, p in expectedPreds], rel=1e-4)
 
 
 def test_trained_batch_norm_is_evaluated_with_the_statistics_that_are_saved(monkeypatch):
@@ -208,7 +206,8 @@ def test_trained_batch_norm_is_evaluated_with_the_statistics_that_are_saved(monk
     transform = create_dataloaders.test_transform()
     (_, loader) = create_dataloaders.get_dataloader(config.VAL, transform, 6, shuffle=False)
     (loss, accuracy, preds) = evaluate(model.to(config.DEVICE), loader, nn.CrossEntropyLoss())
-    assert many["val"][-1] == (pytest.approx(loss, rel=1e-5), accuracy, preds)
+    assert many["val"][-1][:2] == (pytest.approx(loss, rel=1e-5), accuracy)
+    assert [label for label, _ in many["val"][-1][2]] == [label for label, _ in preds]
 
 
 FLAGS = "--image-size 64 --num-workers 2 --local-batch-size 5 --no-pretrained --epochs 2".split()
@@ -234,7 +233,7 @@ def test_torchrun_trains_prints_once_counts_each_image_once_and_survives_a_kill(
     assert os.path.exists("killed")
     assert re.findall(r"EPOCH: (\d)/2", run.stdout) == ["1", "2"]
     assert run.stdout.count("[INFO] using a batch size of 10...") == 2
-    assert "[INFO] running on 2 x CPU (" in run.stdout
+    assert "[INFO] running on 2 x cpu (" in run.stdout
     assert "[INFO] resuming after epoch 1..." in run.stdout
     assert re.search(r"accuracy +[01]\.\d\d +5\n", Path(config.REPORT_PATH).read_text())
     # the weights are those of the plain model
@@ -298,7 +297,7 @@ def test_processes_share_cpus_and_imagenet_weights_and_say_goodbye():
     ]
     runs = [read_forked(process) for process in processes]
     assert [run.returncode for run in runs] == [0, 0], runs[0].stderr + runs[1].stderr
-    assert re.search(r"running on 2 x CPU \(\w+, \w+, 3 threads\)", runs[0].stdout)
+    assert re.search(r"running on 2 x cpu \(3 threads\)", runs[0].stdout)
     for run in runs:
         assert "\nat exit: destroy_process_group\n" in f"\n{run.stdout}"
         # no copy for each gradient, and no wait in a forward pass

@@ -8,6 +8,8 @@ import prepare_dataset
 from prepare_dataset import copy_images
 from pyimagesearch import config, create_dataloaders
 from pyimagesearch.cli import UserError
+from pyimagesearch.dataset_checks import BAD_PATH
+from pyimagesearch.sample_dataset import MARK
 
 import pytest
 from conftest import draw_food11, draw_image
@@ -26,7 +28,9 @@ def tree(root):
 def test_prints_its_lines_and_no_warning(finishedRun):
     (_, (prepare, _, _)) = finishedRun
     # draw_food11 draws the same images in each split
-    expected = "[INFO] images in more than one split: 22; accuracy will look too high...\n"
+    (one, two) = (os.path.join("Food-11", split, "0_0.jpg") for split in ("training", "validation"))
+    expected = "[INFO] the same image in more than one split; accuracy will look too high: 22, "
+    expected += f"such as {one} and {two}...\n"
     expected += "[INFO] copying images...\n"
     for split, count in (("training", 33), ("validation", 22), ("evaluation", 22)):
         expected += f"[INFO] total images found: {count}...\n"
@@ -125,6 +129,9 @@ def test_all_problems_are_listed_together_and_nothing_is_copied(capsys):
         prepare()
     assert "--skip-bad" in str(error.value)
     lines = capsys.readouterr().out.splitlines()
+    (pointer,) = [line for line in lines if line.startswith("[INFO] ")]
+    assert pointer == f"[INFO] each image and what is wrong with it: {BAD_PATH}..."
+    lines.remove(pointer)
     for line, words in zip(
         lines,
         [
@@ -217,8 +224,12 @@ def test_files_that_are_no_images_are_counted_by_their_endings(capsys):
     for name in ("0_8.HEIC", "1_8.heic", "note.txt"):
         (folder / name).write_text("")
     prepare()
-    line = f"[INFO] non-image files in {folder}: 2 .heic, 1 ._*, 1 .txt..."
-    assert sorted(line) in [sorted(line) for line in capsys.readouterr().out.splitlines()]
+    lines = capsys.readouterr().out.splitlines()
+    line = f"[INFO] non-image files in {folder}: 1 ._*, 1 .txt..."
+    assert sorted(line) in [sorted(line) for line in lines]
+    # pictures are said apart, with what to do
+    (line,) = [line for line in lines if ".heic" in line]
+    assert re.match(rf"\[INFO\] .*{re.escape(str(folder))}.*: 2 \.heic; convert .*to JPEG", line)
     names = {path.name for path in Path("dataset/validation").rglob("*.*")}
     assert "0_7.webp" in names
     assert len(names) == 23
@@ -262,7 +273,8 @@ def test_photographs_that_were_added_or_moved_are_met_with_the_way_to_go_on():
     assert re.search(
         r"dataset.\w+: holds .* or split \(\d+, such as dataset.\w+.pizza", str(caught.value)
     )
-    assert "; remove the folder dataset and run this script again" in str(caught.value)
+    assert "; move dataset away, or set another BASE_PATH in config.py" in str(caught.value)
+    assert "remove" not in str(caught.value)
     shutil.rmtree("dataset")
     prepare()
     assert len(tree("dataset")) == 40
@@ -306,7 +318,9 @@ def test_unreadable_images_of_a_folder_are_one_line(capsys):
     line = (
         r"Food-11.training: 6 images, such as 0_0\.jpg: cannot be read as an image \(.+\); replace"
     )
-    assert re.match(line, capsys.readouterr().out)
+    lines = capsys.readouterr().out.splitlines()
+    assert [re.match(line, text) is not None for text in lines].count(True) == 1
+    assert len(lines) == 2
     prepare("--skip-bad")
     assert capsys.readouterr().out.count("[INFO] left out: ") == 1
     shutil.rmtree("dataset")
@@ -316,20 +330,56 @@ def test_unreadable_images_of_a_folder_are_one_line(capsys):
     assert capsys.readouterr().out.startswith("[INFO] total images left out: 0...\n")
 
 
-def test_copies_of_an_image_in_two_splits_are_counted(capsys):
+def find_copies(out, where):
+    """Return number and paths of the copies that prepare printed."""
+    pattern = rf"^\[INFO\] the same image in {where}.*: (\d+), such as (.+) and (.+)\.\.\.$"
+    ((number, *paths),) = re.findall(pattern, out, re.M)
+    return int(number), paths
+
+
+def test_copies_of_an_image_in_two_splits_are_counted_and_named(capsys):
     draw_photos({"pizza": 20, "salad": 20})
     prepare()
-    assert "more than one split" not in capsys.readouterr().out
+    assert "the same image" not in capsys.readouterr().out
     shutil.rmtree("dataset")
     for number in range(10):
         shutil.copy("photos/pizza/0.jpg", f"photos/pizza/copy{number}.jpg")
     prepare()
-    assert "[INFO] images in more than one split: 1; " in capsys.readouterr().out
+    out = capsys.readouterr().out
+    (number, paths) = find_copies(out, "more than one split; accuracy will look too high")
+    assert number == 1
+    assert paths[0] != paths[1]
+    assert "more than one class" not in out
+    # not only are both the same: they went to different splits
+    assert len({Path(path).read_bytes() for path in paths}) == 1
+    splits = [
+        {p.parts[1] for p in Path("dataset").glob(f"*/pizza/{Path(path).name}")} for path in paths
+    ]
+    assert splits[0].isdisjoint(splits[1])
 
 
-def test_sample_never_touches_a_data_path_that_exists():
+def test_copies_of_an_image_in_two_classes_are_counted_and_named(capsys):
+    draw_photos({"pizza": 20, "salad": 20})
+    shutil.copy("photos/pizza/0.jpg", "photos/salad/lunch.jpg")
+    shutil.copy("photos/pizza/1.jpg", "photos/salad/dinner.jpg")
+    prepare()
+    (number, paths) = find_copies(capsys.readouterr().out, "more than one class")
+    assert number == 2
+    assert {Path(path).parent.name for path in paths} == {"pizza", "salad"}
+    assert len({Path(path).read_bytes() for path in paths}) == 1
+
+
+def test_sample_never_touches_a_data_path_that_exists(capsys):
     draw_food11(Path("Food-11"))
     before = tree("Food-11")
-    prepare("--sample")
+    with pytest.raises(UserError, match="^Food-11 exists and is not the drawn sample; leave out"):
+        prepare("--sample")
     assert tree("Food-11") == before
-    assert len(tree("dataset")) == len(before)
+    assert not os.path.exists("dataset")
+    # the sample itself is prepared again
+    Path("Food-11", MARK).write_text("drawn")
+    before = tree("Food-11")
+    prepare("--sample")
+    assert "[INFO] the sample is at Food-11 already..." in capsys.readouterr().out
+    assert tree("Food-11") == before
+    assert len(tree("dataset")) == len(before) - 1

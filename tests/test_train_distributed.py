@@ -65,10 +65,10 @@ def test_prints_its_lines_in_order_and_no_warning(finishedRun):
     assert re.fullmatch(
         r"\[INFO\] overridden by flags: IMAGE_SIZE = 64, LOCAL_BATCH_SIZE = 9, EPOCHS = 2, "
         r"(NUM_WORKERS = 2, )?PRETRAINED = False\.\.\.\n"
+        r"\[INFO\] running on \d+ x .+, computing in b?float(16|32)\.\.\.\n"
         r"\[INFO\] dataset.training: 33 images of 11 classes\.\.\.\n"
         r"\[INFO\] dataset.validation: 22 images of 11 classes\.\.\.\n"
         r"\[INFO\] dataset.evaluation: 22 images of 11 classes\.\.\.\n"
-        r"\[INFO\] running on \d+ x .+, computing in b?float(16|32)\.\.\.\n"
         r"\[INFO\] number of GPUs found: \d+\.\.\.\n"
         r"\[INFO\] using a batch size of \d+\.\.\.\n"
         r"\[INFO\] training the network\.\.\.\n"
@@ -77,7 +77,8 @@ def test_prints_its_lines_in_order_and_no_warning(finishedRun):
         + r"\[INFO\] total time taken to train the model: \d+\.\d\ds\n"
         r"\[INFO\] evaluating network\.\.\.\n"
         + re.escape(report)
-        + r"\n\[INFO\] saved output.food_classifier.pth, output.classification_report.txt, .*\n"
+        + r"\n\[INFO\] output.mistakes\.png shows \d+ of \d+ images\.\.\.\n"
+        r"\[INFO\] saved output.food_classifier.pth, output.classification_report.txt, .*\n"
         r"\[INFO\] to look at predictions: python distributed_inference.py\n",
         train.stdout,
     )
@@ -96,9 +97,12 @@ def test_writes_the_listed_files_and_no_other(finishedRun):
         "classification_report.txt",
         "confusion_matrix.png",
         "food_classifier.pth",
+        "mistakes.png",
         "model_training.csv",
         "model_training.png",
+        "predictions.csv",
         "results.png",
+        "settings.json",
     ]
 
 
@@ -278,7 +282,8 @@ def test_evaluation_is_a_mean_over_images_and_changes_nothing(monkeypatch):
         logits = model(torch.stack([x for x, _ in ds]).to(config.DEVICE)).cpu()
     y = torch.tensor(ds.targets)
     assert loss == pytest.approx(cross_entropy(logits, y).item(), rel=1e-5)
-    assert preds == logits.argmax(1).tolist()
+    assert [label for label, _ in preds] == logits.argmax(1).tolist()
+    assert [p for _, p in preds] == pytest.approx(logits.softmax(1).amax(1).tolist(), rel=1e-5)
     assert accuracy == pytest.approx((logits.argmax(1) == y).float().mean().item())
 
 
@@ -445,7 +450,7 @@ def test_weights_are_on_disk_before_report_and_plot_are_tried(tinyRun, monkeypat
         assert Path(config.MODEL_PATH).exists()
         raise ZeroDivisionError
 
-    for name in ("save_report", "plot_confusion", "plot_history"):
+    for name in ("save_report", "write_table", "save_history"):
         with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
             patch.setattr(reporting, name, fail)
             train_distributed.main()
