@@ -121,13 +121,10 @@ def classify_files(paths, weights):
                 titles[path] = "\n".join([title, *guesses])
     if titles:
         # as many as there is room for, evenly over all folders
-        (paths, room) = (list(titles), min(len(titles), reporting.MAX_PICTURES))
-        shown = [paths[i * len(paths) // room] for i in range(room)]
-        if room < len(paths):
-            print(
-                f"[INFO] {config.RESULTS_PATH} has room for {room} of {len(paths)} photographs..."
-            )
-        reporting.plot_pictures(config.RESULTS_PATH, shown, [titles[path] for path in shown])
+        (found, room) = (list(titles), min(len(titles), reporting.MAX_PICTURES))
+        shown = [found[i * len(found) // room] for i in range(room)]
+        texts = [titles[path] for path in shown] + [""] * (len(found) - room)
+        reporting.plot_pictures(config.RESULTS_PATH, shown, texts)
     if bad:
         raise UserError(f"photographs left out: {len(bad)} of {len(imagePaths)}; {bad[0]}")
 
@@ -139,13 +136,13 @@ def find_images(names):
     for name in names:
         if not os.path.exists(name):
             raise UserError(f"{name}: no such file or folder; check the path")
-        found = list_images(name) if os.path.isdir(name) else [name]
+        found = [name]
         if os.path.isdir(name):
             report_others(name)
+            found = list_images(name)
         if not found:
-            raise UserError(
-                f"{name}: no image in this folder ({' '.join(EXTENSIONS)}); check the path"
-            )
+            kinds = " ".join(EXTENSIONS)
+            raise UserError(f"{name}: no image in this folder ({kinds}); check the path")
         imagePaths += found
     # one that is named twice is one photograph
     return list(dict.fromkeys(imagePaths))

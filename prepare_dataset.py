@@ -86,10 +86,8 @@ def make_sample():
     if os.path.exists(os.path.join(config.DATA_PATH, MARK)):
         print(f"[INFO] the sample is at {config.DATA_PATH} already...")
     elif os.path.exists(config.DATA_PATH):
-        raise UserError(
-            f"{config.DATA_PATH} exists and is not the sample; leave out --sample to prepare it, "
-            "or generate the sample in another directory"
-        )
+        advice = "leave out --sample to prepare it, or generate the sample in another directory"
+        raise UserError(f"{config.DATA_PATH} exists and is not the sample; {advice}")
     elif config.CLASSES != list(DISHES):
         raise UserError("the sample has the classes of Food-11: CLASSES in config.py must be those")
     else:

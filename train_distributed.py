@@ -16,7 +16,7 @@ from pyimagesearch.food_classifier import (
     load_classifier,
     load_densenet,
 )
-from pyimagesearch.reporting import Progress
+from pyimagesearch.reporting import progress
 
 import torch
 from torch import nn, optim
@@ -94,7 +94,7 @@ def main():
     # loop over the epochs
     print("[INFO] training the network...")
     startTime = time.monotonic()
-    epochs = Progress(range(done, config.EPOCHS), initial=done, total=config.EPOCHS)
+    epochs = progress(range(done, config.EPOCHS), initial=done, total=config.EPOCHS)
     for e in epochs:
         (trainLoss, trainAcc) = train_one_epoch(model, trainLoader, lossFunc, opt, scaler)
         (valLoss, valAcc, _) = evaluate(model, valLoader, lossFunc)
@@ -138,7 +138,7 @@ def train_one_epoch(model, loader, lossFunc, opt, scaler):
     # calling .item() at every step would stall the GPU
     (totalLoss, correct) = (0, 0)
     # loop over the training set
-    for (x, y) in Progress(loader, desc="training", leave=False):  # fmt: skip
+    for (x, y) in progress(loader, desc="training", leave=False):  # fmt: skip
         # send the input to the device, from pinned memory without waiting for it
         x = x.to(config.DEVICE, non_blocking=loader.pin_memory)
         y = y.to(config.DEVICE, non_blocking=loader.pin_memory)
@@ -166,7 +166,7 @@ def evaluate(model, loader, lossFunc):
     # switch off autograd
     with torch.inference_mode():
         # loop over the images
-        for (x, y) in Progress(loader, desc="evaluating", leave=False):  # fmt: skip
+        for (x, y) in progress(loader, desc="evaluating", leave=False):  # fmt: skip
             x = x.to(config.DEVICE, non_blocking=loader.pin_memory)
             y = y.to(config.DEVICE, non_blocking=loader.pin_memory)
             # make the predictions and calculate the loss

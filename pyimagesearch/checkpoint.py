@@ -6,7 +6,7 @@ import glob
 import io
 import json
 import os
-import platform
+import re
 import shutil
 import time
 from contextlib import suppress
@@ -59,11 +59,8 @@ def save_state(state, path, before=None):
 
 
 def save_weights(model, classes):
-    """Write the state dict of the plain model, all of it on the CPU, to MODEL_PATH.
-
-    Its metadata, which load_state_dict() does not see, says what the weights were trained on: the
-    class names in the order of the logits, and config's IMAGE_SIZE, MEAN and STD.
-    """
+    """Write the state dict of the plain model, on the CPU, to MODEL_PATH. Its metadata says what
+    it was trained on: class names in the order of the logits, IMAGE_SIZE, MEAN and STD."""
     state = model.state_dict()
     # in place, as a new dict would lose the metadata
     state.update({name: tensor.cpu() for name, tensor in state.items()})
@@ -90,7 +87,7 @@ def load_state(path):
         if lacks_memory(error):
             raise
         reason = "corrupt, or not a weights file (no code in it was executed); use another copy"
-        if "Unsupported " in str(error):
+        if re.search("Unsupported (global|class)", str(error)):
             reason = (
                 "holds more than tensors, such as a whole model, and no code in it was executed; "
                 "save the weights alone: torch.save(model.state_dict(), path)"
@@ -118,14 +115,13 @@ def lock_output():
         os.makedirs(folder, exist_ok=True)
         lock.acquire(blocking=False)
     except Timeout as error:
+        advice = "wait until it ends, or start in another directory"
         raise UserError(
-            f"{folder}: another training is running in this directory; wait until it ends, or "
-            "start in another directory"
+            f"{folder}: another training is running in this directory; {advice}"
         ) from error
     except OSError as error:
-        raise UserError(
-            f"{folder}: cannot write to this folder ({error}); check what it is and its permissions"
-        ) from error
+        advice = "check what it is and its permissions"
+        raise UserError(f"{folder}: cannot write to this folder ({error}); {advice}") from error
     locks.append(lock)
     for path in get_products():
         for partialPath in glob.glob(f"{glob.escape(path)}.*.partial"):
@@ -149,12 +145,9 @@ def set_aside_run():
 
 
 def start_run(args):
-    """Start a run, or load the checkpoint of the run to resume and take over its settings.
-
-    Returns a dict with the record of the run and, when resuming, all that save_checkpoint() wrote.
-    Raises UserError if another training runs, if there is nothing to resume, or if a flag differs
-    from the checkpoint or a setting between processes.
-    """
+    """Start a run, or load the checkpoint to resume from and take over its settings; return a dict
+    with the run's record and, when resuming, all that save_checkpoint() wrote. Raises UserError if
+    another training runs, if there is nothing to resume, or if flags or settings differ."""
     run = {}
     if devices.get_rank() == 0:
         lock_output()
@@ -172,7 +165,7 @@ def start_run(args):
     if run:
         take_settings(run["record"], args)
     record = get_record()
-    compare_processes({**record, "--resume": args.resume})
+    devices.compare_processes({**record, "--resume": args.resume})
     for name in SPLITS if run else ():
         if run["record"][name] != record[name]:
             print(f"[INFO] {name} changed: {run['record'][name]} then, {record[name]} now...")
@@ -186,17 +179,6 @@ def get_record():
     return {**record, "CLASSES": get_classes(), "number of devices": devices.count_devices()}
 
 
-def compare_processes(record):
-    """Raise UserError in all processes unless all of them have the same record."""
-    pairs = devices.all_gather((platform.node(), record))
-    records = {}
-    for rank, (host, other) in enumerate(pairs):
-        # processes of one machine differ when it plays several
-        isUnique = all(other == another for name, another in pairs if name == host)
-        records[f"on {host}" if isUnique else f"on {host} (rank {rank})"] = other
-    compare(records, "they must match")
-
-
 def take_settings(before, args):
     """Set config to the settings in the record of a checkpoint, batch size and learning rate the
     same in total on another number of devices. Raises UserError if a flag, but --epochs, or CLASSES
@@ -205,11 +187,8 @@ def take_settings(before, args):
     (numBefore, numDevices) = (before["number of devices"], devices.count_devices())
     (perDevice, rest) = divmod(numBefore * before["LOCAL_BATCH_SIZE"], numDevices)
     if rest:
-        raise UserError(
-            f"the batch of {before['LOCAL_BATCH_SIZE']} images on each of {numBefore} devices in "
-            f"{config.CHECKPOINT_PATH} cannot be split evenly between {numDevices} devices; resume "
-            "on another number"
-        )
+        where = f"{numDevices} devices, as {config.CHECKPOINT_PATH} has {numBefore}"
+        raise UserError(f"the batch cannot be split evenly between {where}; resume on others")
     # rounded, as 0.0001 * 3 is not quite 0.0003
     rate = float(f"{before['LR'] * numBefore / numDevices:.12g}")
     epochs = getattr(args, "EPOCHS", before["EPOCHS"])
@@ -223,10 +202,8 @@ def take_settings(before, args):
 
 def save_checkpoint(parts, epoch, H, record):
     """Write the state of a training and its settings; the first time, move an earlier run aside.
-
     parts: dict of the plain model, optimizer, scaler and scheduler. epoch: the number of completed
-    epochs. H: the history, a list per name with a value per epoch. record: see get_record.
-    """
+    epochs. H: the history, a list per name with a value per epoch. record: see get_record."""
     state = {name: part.state_dict() for name, part in parts.items()}
     state.update(epoch=epoch, H=H, record=record)
     save_state(state, config.CHECKPOINT_PATH, before=set_aside_run if epoch == 1 else None)

@@ -157,9 +157,7 @@ def set_config(reason, settings):
 
 def compare(records, advice):
     """Raise UserError, with all values that differ, unless all records have the same values.
-
-    records: {where: record}, where as "on host" or "in file", all with the same names.
-    """
+    records: {where: record}, where as "on host" or "in file", all with the same names."""
     differences = []
     for name in next(iter(records.values())):
         places = {}

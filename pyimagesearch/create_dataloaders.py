@@ -42,15 +42,13 @@ def test_transform():
 
 
 def get_dataloader(rootDir, transforms, bs, shuffle=True):
-    """Return (dataset, loader) over the class folders of rootDir.
+    """Return (dataset, loader) over the class folders of rootDir; raise UserError if it has none.
 
     The dataset is a torchvision ImageFolder; the loader yields float images (N, 3, H, W) and int64
     class indices (N,). transforms: callable from a PIL image to a tensor (3, H, W). bs: images per
-    batch, which several processes split evenly between them; the last may be smaller. shuffle: in
-    random order, else in the order of the paths; order and augmentation depend only on SEED, epoch
-    and image; each pass advances the epoch, and loader.sampler.set_epoch() chooses another one.
-    Raises UserError if rootDir does not hold class folders with images.
-    """
+    batch, which several processes split evenly; the last may be smaller. shuffle: in random order,
+    else in the order of the paths; order and augmentation depend only on SEED, epoch and image;
+    each pass advances the epoch, and loader.sampler.set_epoch() chooses another one."""
     # create a dataset, and use it to create a data loader
     try:
         loader = partial(load_image, imageSize=config.IMAGE_SIZE)

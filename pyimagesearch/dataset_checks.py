@@ -18,19 +18,13 @@ from .images import list_images, report_others, try_image
 # a list of the images that cannot be used, with the reasons
 BAD_PATH = os.path.join("output", "bad_images.txt")
 # the names of the folders of each split
-SPLITS = (
-    ("training", "train"),
-    ("validation", "val", "valid"),
-    ("evaluation", "test", "testing", "eval"),
-)
+SPLITS = (("training", "train"), ("validation", "val", "valid"), ("evaluation", "test", "testing"))
 
 
 def get_label(imagePath, rootDir):
-    """Return the label of config.CLASSES that an image under rootDir belongs to.
-
-    Either its folder is named so, rootDir/<label>/<any name>, or its name begins with the class
-    index, rootDir/<class index>_<image number>.jpg. Raises UserError if neither does.
-    """
+    """Return the label of config.CLASSES that an image under rootDir belongs to: either its folder
+    is named so, rootDir/<label>/<any name>, or its name begins with the class index,
+    rootDir/<class index>_<image number>.jpg. Raises UserError if neither does."""
     folder = os.path.relpath(os.path.dirname(imagePath), rootDir)
     if folder == ".":
         (index, underscore, _) = os.path.basename(imagePath).partition("_")
@@ -49,9 +43,7 @@ def get_label(imagePath, rootDir):
 
 def find_splits():
     """Return the folders to copy to TRAIN, VAL and TEST; DATA_PATH thrice if it has no splits.
-
-    Raises UserError if there is no DATA_PATH, or if the copies would mix with it.
-    """
+    Raises UserError if there is no DATA_PATH, or if the copies would mix with it."""
     root = config.DATA_PATH
     if not os.path.isdir(root):
         raise UserError(
@@ -74,11 +66,9 @@ def find_splits():
 
 
 def find_images(rootDir, destiDir, skip=()):
-    """Return the paths of the images under rootDir to copy to destiDir, but those to skip.
-
-    Class folders without splits are split here: of each class 15 % go to VAL and to TEST, at least
-    one, and the others to TRAIN; SEED decides which.
-    """
+    """Return the paths of the images under rootDir to copy to destiDir, but those to skip. Class
+    folders without splits are split here: 15 % of each class go to VAL and to TEST, at least one,
+    and the others to TRAIN; SEED decides which."""
     imagePaths = [path for path in list_images(rootDir) if path not in skip]
     if rootDir != config.DATA_PATH:
         return imagePaths
@@ -95,11 +85,9 @@ def find_images(rootDir, destiDir, skip=()):
 
 
 def check_dataset(skipBad):
-    """Look at all images before anything is copied; return those to leave out.
-
-    Prints all problems and raises UserError if there are any; with skipBad, images that are
-    unreadable or without a class are left out instead.
-    """
+    """Look at all images before anything is copied; return those to leave out. Prints all problems
+    and raises UserError if there are any; with skipBad, images that are unreadable or without a
+    class are left out instead."""
     rootDirs = find_splits()
     (labels, bad, unread) = find_labels(rootDirs)
     # decode each image to the end
@@ -131,19 +119,19 @@ def check_dataset(skipBad):
             f"{problems[0]}{advice if bad and not skipBad else ''}"
         )
     for place, where in enumerate(("split; accuracy will look too high", "class")):
-        found = [list(c) for c in copies.values() if len({p[place] for p in c.values()}) > 1]
+        # one path for each split or class
+        found = [{p[place]: path for path, p in c.items()}.values() for c in copies.values()]
+        found = [paths for paths in found if len(paths) > 1]
         if found:
-            example = " and ".join(found[0][:2])
+            example = " and ".join(found[0])
             print(f"[INFO] images in more than one {where}: {len(found)}, such as {example}...")
     return bad
 
 
 def find_labels(rootDirs):
     """Return {imagePath: label} for the images under rootDirs, {imagePath: what is wrong} for those
-    without a label, and the labels that have pictures which cannot be read.
-
-    Raises UserError if a split is missing, or if no folder has the name of a class.
-    """
+    without a label, and the labels that have pictures which cannot be read; raise UserError if a
+    split is missing, or if no folder has the name of a class."""
     (labels, bad, unread) = ({}, {}, set())
     for rootDir in dict.fromkeys(rootDirs):
         if not os.path.isdir(rootDir):
@@ -218,9 +206,7 @@ def group_problems(bad):
         kind = re.sub(r" \(.*\)", "", text, flags=re.DOTALL)
         groups[os.path.dirname(path), kind].append(path)
     lines = []
-    for (folder, _), found in groups.items():
-        where = found[0]
-        if len(found) > 1:
-            where = f"{folder}: {len(found)} images, such as {os.path.basename(found[0])}"
-        lines.append(f"{where}: {bad[found[0]]}")
+    for (folder, _), (first, *others) in groups.items():
+        name = f"{folder}: {len(others) + 1} images, such as {os.path.basename(first)}"
+        lines.append(f"{name if others else first}: {bad[first]}")
     return lines

@@ -1,6 +1,5 @@
-# The devices of this machine, and the processes that train one model together. Plain `python` is
-# one process that drives all GPUs of a machine, by nn.DataParallel; `torchrun` starts one process
-# per device, on one machine or several, and DistributedDataParallel takes its place.
+# The devices of this machine, and the processes that train one model together: one of plain python,
+# which drives all GPUs by nn.DataParallel, or one per device of torchrun.
 
 # import the necessary packages
 import atexit
@@ -19,7 +18,7 @@ import torch
 from torch import distributed
 
 from . import config
-from .cli import UserError
+from .cli import UserError, compare
 
 # Python 3.12 and later warn about fork in a process with threads, which torch has always done
 warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
@@ -135,6 +134,17 @@ def all_gather(value):
     if distributed.is_initialized():
         distributed.all_gather_object(values, value)
     return values
+
+
+def compare_processes(record):
+    """Raise UserError in all processes unless all of them have the same record."""
+    pairs = all_gather((platform.node(), record))
+    records = {}
+    for rank, (host, other) in enumerate(pairs):
+        # processes of one machine differ when it plays several
+        isUnique = all(other == another for name, another in pairs if name == host)
+        records[f"on {host}" if isUnique else f"on {host} (rank {rank})"] = other
+    compare(records, "they must match")
 
 
 def gather(items):

@@ -27,16 +27,17 @@ class FoodClassifier(nn.Module):
         # the base model now outputs features
         self.baseModel.classifier = nn.Identity()
         # with the channels last, convolutions need not reorder their input
-        isFaster = torch.device(config.DEVICE).type in ("cpu", "cuda")
-        self.memoryFormat = torch.channels_last if isFaster else torch.preserve_format
-        self.to(memory_format=self.memoryFormat)
+        self.isChannelsLast = torch.device(config.DEVICE).type in ("cpu", "cuda")
+        if self.isChannelsLast:
+            self.to(memory_format=torch.channels_last)
         # the heavy layers compute in half precision where the device is faster so
         dtype = devices.compute_dtype()
         self.autocast = {"dtype": dtype, "enabled": dtype != torch.float32}
 
     def forward(self, x):
         """Return float32 logits (N, numClasses) of float images x (N, 3, H, W), normalized."""
-        x = x.to(memory_format=self.memoryFormat)
+        if self.isChannelsLast:
+            x = x.to(memory_format=torch.channels_last)
         # inside forward: each DataParallel replica has its own thread
         with torch.autocast(x.device.type, **self.autocast):
             features = self.baseModel(x)
@@ -55,11 +56,9 @@ def load_classifier(path):
 
 def read_weights(path):
     """Return the state dict in a weights file, and the names of its classes; set config's
-    IMAGE_SIZE, MEAN and STD to what the weights were trained with.
-
-    A file without metadata, such as the tutorial's own, takes all of these from config. Raises
-    UserError if the file does not hold the weights of a FoodClassifier over DenseNet121.
-    """
+    IMAGE_SIZE, MEAN and STD to what the weights were trained with. A file without metadata, such as
+    the tutorial's own, takes all of these from config. Raises UserError if the file does not hold
+    the weights of a FoodClassifier over DenseNet121."""
     state = load_state(path)
     try:
         if not isinstance(state, dict):

@@ -86,11 +86,8 @@ def describe_images(rootDir):
 
 def load_image(path, imageSize=None):
     """Return the image file at path as an RGB PIL image, rotated as EXIF says, transparent parts
-    white; raise UserError if it cannot be decoded to the end.
-
-    A JPEG may be decoded at a half, quarter or eighth of its size, as long as its short side keeps
-    3 * imageSize pixels; None keeps all.
-    """
+    white; raise UserError if it cannot be decoded to the end. A JPEG may be decoded at a half,
+    quarter or eighth of its size, as long as its short side keeps 3 * imageSize pixels."""
     try:
         with Image.open(path) as image:
             if imageSize:

@@ -24,13 +24,11 @@ MAX_PICTURES = 32
 PICTURE_SIZE = 512
 
 
-class Progress(tqdm):
-    """A progress bar on a terminal; no bar in log files or on other ranks."""
-
-    def __init__(self, *args, **options):
-        # None: where there is a terminal
-        disable = None if devices.get_rank() == 0 else True
-        super().__init__(*args, disable=disable, mininterval=1, **options)
+def progress(iterable, **options):
+    """Return iterable with a progress bar on a terminal; no bar in log files or on other ranks."""
+    # None: where there is a terminal
+    disable = None if devices.get_rank() == 0 else True
+    return tqdm(iterable, disable=disable, mininterval=1, **options)
 
 
 def survive(draw):
@@ -40,6 +38,8 @@ def survive(draw):
     @wraps(draw)
     def draw_and_save(path, *args, **options):
         try:
+            # missing glyphs show as boxes
+            warnings.filterwarnings("ignore", "Glyph .* missing from")
             buffer = io.BytesIO()
             draw(path, *args, **options).savefig(buffer, format="png", bbox_inches="tight")
             write_file(path, buffer.getvalue())
@@ -50,8 +50,6 @@ def survive(draw):
             print(f"[INFO] {path} cannot be drawn ({error})...")
         plt.close("all")
 
-    # missing glyphs show as boxes
-    warnings.filterwarnings("ignore", "Glyph .* missing from")
     return draw_and_save
 
 
@@ -63,10 +61,7 @@ def write_table(path, rows):
 
 
 def save_history(H):
-    """Save the history H as a table with a row per epoch, and its four curves to PLOT_PATH.
-
-    H: dict of train_loss, train_acc, val_loss and val_acc, a list each with a value per epoch.
-    """
+    """Save the history H, a list per name with a value per epoch, as a table and as curves."""
     epochs = range(1, len(H["train_loss"]) + 1)
     write_table(get_table_path(), [["epoch", *H], *zip(epochs, *H.values(), strict=True)])
     plot_history(config.PLOT_PATH, H)
@@ -92,11 +87,9 @@ def plot_history(path, H):
 
 def save_report(ds, preds, folder=None):
     """Print scikit-learn's classification report; save it, the confusion matrix, a table of all
-    predictions, the surest mistakes first, and these mistakes as pictures.
-
-    ds: an ImageFolder. preds: the predicted class index of each of its images, and its probability.
-    folder: where to write, instead of the folders in config.py.
-    """
+    predictions, the surest mistakes first, and these mistakes as pictures. ds: an ImageFolder.
+    preds: the predicted class index of each of its images, and its probability. folder: where to
+    write, instead of the folders in config.py."""
     paths = [getattr(config, f"{n}_PATH") for n in "REPORT PREDICTIONS MISTAKES CONFUSION".split()]
     if folder:
         paths = [os.path.join(folder, os.path.basename(path)) for path in paths]
@@ -116,8 +109,7 @@ def save_report(ds, preds, folder=None):
     mistakes = [row for row in rows if row[1] != row[2]]
     titles = []
     for path, true, pred, p in mistakes:
-        titles.append(f"Ground Truth: {true},\nPredicted: {pred} {float(p):.2f}\n")
-        titles[-1] += os.path.basename(path)
+        titles.append(f"{true},\nnot {pred} {float(p):.2f}\n{os.path.basename(path)}")
     if mistakes:
         plot_pictures(mistakesPath, [row[0] for row in mistakes], titles)
     else:
@@ -146,6 +138,9 @@ def plot_confusion(path, targets, preds, classes):
     axes.set_title(f"Test accuracy {accuracy:.2f}\nimages, and percent of the true class")
     plt.setp(axes.get_xticklabels(), ha="right", rotation_mode="anchor", parse_math=False)
     plt.setp(axes.get_yticklabels(), parse_math=False)
+    if len(classes) > 100:
+        # nor could the names be
+        axes.set(xticks=[], yticks=[])
     return figure
 
 
@@ -163,9 +158,7 @@ def mark_hit(axes, hit):
 @survive
 def plot_pictures(path, imagePaths, titles, hits=None):
     """Draw a grid of the first MAX_PICTURES images, in their own proportions, and print how many.
-
-    titles: a text for each. hits: whether each prediction is right, None if that is not known.
-    """
+    titles: a text for each. hits: whether each prediction is right, None if that is not known."""
     imagePaths = imagePaths[:MAX_PICTURES]
     columns = min(4, math.ceil(math.sqrt(len(imagePaths))))
     rows = math.ceil(len(imagePaths) / columns)

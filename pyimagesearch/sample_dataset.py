@@ -248,6 +248,5 @@ def draw_dataset(rootDir, seed):
             for number in range(count):
                 dish = draw_dish(label, random.Random(f"{seed} {split} {label} {number}"))
                 dish.save(os.path.join(partial, split, f"{index}_{number}.jpg"), quality=90)
-    with open(os.path.join(partial, MARK), "w") as file:
-        file.write("Drawn by prepare_dataset.py --sample: synthetic images, not photographs.\n")
+    open(os.path.join(partial, MARK), "w").close()
     os.rename(partial, rootDir)

@@ -11,6 +11,7 @@ import argparse
 import multiprocessing
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -209,6 +210,8 @@ def compare_speed(imagePaths, bs, count, rounds, folder):
     for side, options in ((Recipe, {}), (Ours, {}), (Ours, {"freeze": False})):
         (here, there) = context.Pipe()
         args = (side, options, there, folder, bs, config.IMAGE_SIZE)
+        # as in the scripts; the process inherits it
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE" if side is Ours else ""
         context.Process(target=serve, args=args).start()
         # so that a side that dies ends this process as well
         there.close()
@@ -219,6 +222,9 @@ def compare_speed(imagePaths, bs, count, rounds, folder):
 
     compare("training step", "step", both, 2 * bs, rounds)
     compare("training step, batch normalization trained", "step", (recipe, trained), 2 * bs, rounds)
+    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    compare("training step beside a busy process", "step", both, 2 * bs, rounds)
+    busy.kill()
     compare("evaluation", "evaluation", both, 2 * bs, rounds)
     compare("loader", "loader", both, count, rounds)
     compare("epoch, training and validation", "epoch", both, 2 * count, rounds)

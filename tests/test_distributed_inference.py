@@ -101,13 +101,13 @@ def test_files_and_folders_are_classified_with_no_data_set_there(shown, monkeypa
     paths = ["week/monday.jpg", "week/tuesday/1.png", "lunch.jpg"]
     paths += [f"month/{number:02}.jpg" for number in range(33)]
     answers = [f"{os.path.join(*p.split('/'))}: Egg 0.84, Soup 0.11, Bread 0.04" for p in paths]
-    assert lines[-37:-1] == answers
-    # the picture has no room for all
-    assert lines[-1] == f"[INFO] {config.RESULTS_PATH} shows {len(shown[0][0])} of 36 images..."
+    # it prints all, and the picture has no room for all
+    assert [line for line in lines if ": Egg" in line] == answers
+    assert any(re.search(rf"{config.RESULTS_PATH} .*32 of 36 ", line) for line in lines)
     ((drawn, titles, hits),) = shown
     guesses = "Egg 0.84\nSoup 0.11\nBread 0.04"
     # chosen evenly from all folders
-    assert 1 < len(drawn) <= 32
+    assert len(set(drawn)) == 32
     assert drawn[0] == os.path.join("week", "monday.jpg")
     assert sum(path.startswith("month") for path in drawn) < len(drawn)
     titled = titles[: len(drawn)]
@@ -210,7 +210,7 @@ def test_an_unreadable_photograph_is_named_and_the_others_are_classified(
     assert re.findall(r"^holiday/(\w.\w+): Egg 0.84", out, re.M) == ["a.jpg", "c.webp"]
     assert "[INFO] left out: holiday/b.jpg: cannot be read as an image" in out
     assert "[INFO] non-image files in holiday: 1 ._*, 1 .txt..." in out
-    assert "[INFO] pictures in holiday that cannot be read: 1 .heic; convert them to JPEG" in out
+    assert re.search(r"^\[INFO\] .*in holiday.*: 1 \.heic.* convert .*to JPEG", out, re.M)
     ((paths, _, _),) = shown
     assert [Path(path).name for path in paths] == ["a.jpg", "c.webp"]
 
@@ -246,8 +246,7 @@ def test_pictures_come_from_all_folders(shown, monkeypatch):
     ((paths, titles, _),) = shown
     counts = Counter(Path(path).parent.name for path in paths)
     assert counts["april"] > counts["may"] > 5
-    assert len(paths) <= 32
-    assert len(titles) == 51
+    assert len(titles) >= len(paths) == 32
 
 
 @pytest.mark.parametrize("count", [20, 40])
@@ -261,10 +260,6 @@ def test_photographs_of_two_folders_are_shown_from_both(shown, monkeypatch, coun
     assert abs(counts["first"] - counts["second"]) <= 1
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="classify_files shows each second one of 33: 17 pictures where there is room for 32",
-)
 def test_as_many_pictures_are_shown_as_there_is_room_for(shown, monkeypatch):
     for number in range(33):
         draw_image(Path("month", f"{number}.jpg"), 3)

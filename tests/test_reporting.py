@@ -279,23 +279,9 @@ def test_nothing_in_the_picture_of_the_mistakes_overlaps(saved, monkeypatch, num
     ("true", "pred"),
     [
         ("Bread", "Dairy_product"),
-        pytest.param(
-            "Vegetable",
-            "Dairy_product_very_old",
-            marks=pytest.mark.xfail(
-                strict=True,
-                reason="reporting.plot_pictures cuts a line of two class names in its middle",
-            ),
-        ),
+        ("Vegetable", "Dairy_product_very_old"),
         # of Food-101
-        pytest.param(
-            "strawberry_shortcake",
-            "chocolate_mousse",
-            marks=pytest.mark.xfail(
-                strict=True,
-                reason="reporting.plot_pictures cuts a line of two class names in its middle",
-            ),
-        ),
+        ("strawberry_shortcake", "chocolate_mousse"),
     ],
 )
 def test_the_title_of_a_mistake_has_both_class_names_whole(saved, monkeypatch, true, pred):

@@ -20,7 +20,7 @@ from pyimagesearch import (
 from pyimagesearch.cli import UserError
 from pyimagesearch.create_dataloaders import get_dataloader
 from pyimagesearch.food_classifier import FoodClassifier
-from pyimagesearch.reporting import BatchProgress
+from pyimagesearch.reporting import progress
 
 import pytest
 import torch
@@ -149,20 +149,22 @@ class Terminal(io.StringIO):
 
 @pytest.mark.parametrize("columns", [80, 200])
 def test_progress_bars_fit_and_leave_the_printed_lines_whole(tinyRun, monkeypatch, columns):
-    class EagerProgress(BatchProgress):
-        def __init__(self, *args, **options):
-            super().__init__(*args, **options)
-            (self.mininterval, self.ncols) = (0, columns)
+    def show_eagerly(iterable, **options):
+        bar = progress(iterable, ncols=columns, **options)
+        bar.mininterval = 0
+        return bar
 
-    monkeypatch.setattr(train_distributed, "BatchProgress", EagerProgress)
+    monkeypatch.setattr(train_distributed, "progress", show_eagerly)
     terminal = Terminal()
     monkeypatch.setattr("sys.stdout", terminal)
     monkeypatch.setattr("sys.stderr", terminal)
     train_distributed.main()
     text = terminal.getvalue()
     for kind in ("training", "evaluating"):
-        numbers = r"images/s, loss \d\.\d{4}, accuracy [01]\.\d{4}"
-        bars = re.findall(rf"{kind}: +\d+%\|[^|]{{4,}}\|[^|\r]* {numbers}\]", text)
+        bars = re.findall(rf"{kind}: +\d+%\|[^|]{{4,}}\|[^|\r]*\]", text)
+        # each epoch begins at 0 % and ends at 100 %
+        assert len(bars) > 4
+        assert any("100%" in bar for bar in bars)
         assert {len(bar) for bar in bars} == {columns}
     screen = terminal.read_screen()
     first = screen.index("[INFO] training the network...")
@@ -173,7 +175,7 @@ def test_progress_bars_fit_and_leave_the_printed_lines_whole(tinyRun, monkeypatc
     # the bar over the epochs stays; those over batches are gone
     assert re.match(r"100%.* 2/2 ", screen[first + 7])
     assert screen[first + 8].startswith("[INFO] total time taken")
-    assert not any("images/s" in line for line in screen)
+    assert not any(kind in line for line in screen[first:] for kind in ("training:", "evaluating:"))
 
 
 def test_imagenet_weights_come_from_the_hub(hubCache):
