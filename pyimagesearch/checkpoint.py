@@ -1,7 +1,6 @@
 # The files in output/: written so that no half file is left, read so that none can run code, and
 # those of one run kept apart from those of another.
 
-# import the necessary packages
 import glob
 import io
 import json

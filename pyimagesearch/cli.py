@@ -1,6 +1,5 @@
 # The flags that override config.py, the check of its settings, and errors in one line.
 
-# import the necessary packages
 import argparse
 import os
 import re

@@ -1,6 +1,5 @@
 # Checks before copying: the class and split of each image, and all that is wrong with the data set.
 
-# import the necessary packages
 import hashlib
 import os
 import random
@@ -118,13 +117,14 @@ def check_dataset(skipBad):
             f"nothing was copied; problems listed above: {len(problems)}, the first: "
             f"{problems[0]}{advice if bad and not skipBad else ''}"
         )
-    for place, where in enumerate(("split; accuracy will look too high", "class")):
+    for place, noun in enumerate(("split", "class")):
         # one path for each split or class
         found = [{p[place]: path for path, p in c.items()}.values() for c in copies.values()]
         found = [paths for paths in found if len(paths) > 1]
         if found:
-            example = " and ".join(found[0])
-            print(f"[INFO] images in more than one {where}: {len(found)}, such as {example}...")
+            example = f"{len(found)}, such as {' and '.join(found[0])}"
+            effect = "; accuracy will look too high" if noun == "split" else ""
+            print(f"[INFO] images in more than one {noun}: {example}{effect}...")
     return bad
 
 

@@ -1,7 +1,6 @@
 # The devices of this machine, and the processes that train one model together: one of plain python,
 # which drives all GPUs by nn.DataParallel, or one per device of torchrun.
 
-# import the necessary packages
 import atexit
 import ctypes
 import math

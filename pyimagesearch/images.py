@@ -1,6 +1,5 @@
 # Image files: which files are images, and how one is read.
 
-# import the necessary packages
 import hashlib
 import os
 import warnings

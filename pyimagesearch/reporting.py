@@ -1,6 +1,5 @@
 # Progress bars, and the report and pictures in output/.
 
-# import the necessary packages
 import csv
 import io
 import math

@@ -230,9 +230,9 @@ def test_predictions_are_a_table_with_the_surest_mistakes_first(saved):
     ]
     titles = [axes.get_title() for axes in saved[0].axes if axes.images]
     assert titles == [
-        "Bread, not Egg 0.8000\n2.png",
-        "Egg, not Bread 0.8000\n4.png",
-        "Bread, not Egg 0.6000\n1.png",
+        "Bread,\nnot Egg 0.80\n2.png",
+        "Egg,\nnot Bread 0.80\n4.png",
+        "Bread,\nnot Egg 0.60\n1.png",
     ]
     # each title stands over its own picture
     for axes, number in zip(saved[0].axes, (2, 4, 1), strict=False):
