@@ -122,7 +122,7 @@ def check_dataset(skipBad):
         found = [{p[place]: path for path, p in c.items()}.values() for c in copies.values()]
         found = [paths for paths in found if len(paths) > 1]
         if found:
-            example = f"{len(found)}, such as {' and '.join(found[0])}"
+            example = f"{len(found)}, such as {' and '.join(list(found[0])[:2])}"
             effect = "; accuracy will look too high" if noun == "split" else ""
             print(f"[INFO] images in more than one {noun}: {example}{effect}...")
     return bad

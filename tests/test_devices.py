@@ -28,6 +28,7 @@ from conftest import (
     run_script,
     start_forked,
     start_group,
+    stores,
     torchrun_envs,
 )
 from torch import nn
@@ -296,6 +297,8 @@ def test_processes_share_cpus_and_imagenet_weights_and_say_goodbye():
     ]
     runs = [read_forked(process) for process in processes]
     assert [run.returncode for run in runs] == [0, 0], runs[0].stderr + runs[1].stderr
+    # each start has a separate part of torchrun's store, which outlives it
+    assert stores[-1].check(["0/0", "0/1"])
     assert re.search(r"running on 2 x cpu \(3 threads\)", runs[0].stdout)
     for run in runs:
         assert "\nat exit: destroy_process_group\n" in f"\n{run.stdout}"
