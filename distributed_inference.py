@@ -50,8 +50,7 @@ def main():
     (testDS, testLoader) = get_dataloader(config.TEST, testTransform, bs=batchSize)
     check_classes(args.weights, classes, testDS)
 
-    # load up the DenseNet121 model, initialize our food classifier with the trained state, and
-    # move it to the device
+    # load up the DenseNet121 model, and initialize our food classifier with the trained state
     model = FoodClassifier(load_densenet(pretrained=False), len(classes))
     model.load_state_dict(state)
     model = model.to(config.DEVICE)
@@ -130,8 +129,7 @@ def classify_files(paths, weights):
 
 
 def find_images(names):
-    """Return the paths of all images in the given files and folders; raise UserError for a folder
-    without images and for a missing path."""
+    """Return all images in the given files and folders; raise UserError where there is none."""
     imagePaths = []
     for name in names:
         if not os.path.exists(name):

@@ -64,8 +64,7 @@ def copy_image(imagePath, destiPath):
     # not a longer name, which the system may refuse
     partialPath = os.path.join(os.path.dirname(destiPath), ".partial")
     shutil.copyfile(imagePath, partialPath)
-    # the time goes along, where the disk allows it, so that the next run sees at once that nothing
-    # changed; the permissions do not, as they may forbid to write
+    # the time goes along, where the disk allows it: the next run sees that nothing changed
     with suppress(OSError):
         stat = os.stat(imagePath)
         os.utime(partialPath, ns=(stat.st_atime_ns, stat.st_mtime_ns))

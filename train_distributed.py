@@ -134,8 +134,7 @@ def train_one_epoch(model, loader, lossFunc, opt, scaler):
     """Train model for one epoch; return mean loss and accuracy over the images of loader."""
     # set the model in training mode
     model.train()
-    # initialize the total loss and the number of correct predictions; they stay on the device, as
-    # calling .item() at every step would stall the GPU
+    # initialize the sums; they stay on the device, as .item() at every step would stall the GPU
     (totalLoss, correct) = (0, 0)
     # loop over the training set
     for (x, y) in progress(loader, desc="training", leave=False):  # fmt: skip

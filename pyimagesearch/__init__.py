@@ -44,8 +44,7 @@ if isScript or (name in ADVICE and "--multiprocessing-fork" in sys.orig_argv):
     isMain = isScript and os.environ.get("RANK", "0") == "0"
     end_on_signals(f"interrupted; {ADVICE[name]}" if isMain else "")
 if isScript:
-    # threads that wait for one whose CPU is shared sleep, and do not spin: beside a busy process a
-    # step is half as fast as alone, not a third
+    # waiting threads sleep: beside a busy process a step is half as fast as alone, not a third
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if os.environ.get("MPLBACKEND", "").lower() != "agg":
         # pictures are files: matplotlib finds out by itself whether there is a screen to show them

@@ -1,5 +1,4 @@
-# The files in output/: written so that no half file is left, read so that none can run code, and
-# those of one run kept apart from those of another.
+# The files in output/: none is ever partial, none can run code, and runs are kept apart.
 
 import glob
 import io
@@ -201,8 +200,7 @@ def take_settings(before, args):
 
 def save_checkpoint(parts, epoch, H, record):
     """Write the state of a training and its settings; the first time, move an earlier run aside.
-    parts: dict of the plain model, optimizer, scaler and scheduler. epoch: the number of completed
-    epochs. H: the history, a list per name with a value per epoch. record: see get_record."""
+    parts: dict of what has a state. epoch: the number of completed epochs. H: the history."""
     state = {name: part.state_dict() for name, part in parts.items()}
     state.update(epoch=epoch, H=H, record=record)
     save_state(state, config.CHECKPOINT_PATH, before=set_aside_run if epoch == 1 else None)

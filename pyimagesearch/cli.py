@@ -62,8 +62,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def read_setting(name, value):
-    """Convert value, such as the text of a flag, for the setting name; raise ArgumentTypeError if
-    it is of another type or out of range."""
+    """Convert value for the setting name; raise ArgumentTypeError if it is wrong."""
     (kind, low, high, _) = SETTINGS[name]
     with suppress(KeyError, ValueError):
         text = str(value)
@@ -97,8 +96,7 @@ def simplify(name):
 
 
 def read_colour(value, low=0):
-    """Return three numbers, for red, green and blue, as floats; raise ArgumentTypeError unless they
-    are between low and 1."""
+    """Return three numbers as floats; raise ArgumentTypeError unless they are from low to 1."""
     with suppress(TypeError, ValueError):
         numbers = [float(number) for number in value]
         if len(numbers) == 3 and all(low <= number <= 1 for number in numbers):
@@ -120,8 +118,7 @@ def check_config():
 
 
 def make_parser(description, settings, example):
-    """Return a Parser with a flag for each of settings, names of constants in config.py, which is
-    checked first; raise UserError if it holds a wrong value."""
+    """Return a Parser with a flag for each of settings; raise UserError if config.py is wrong."""
     check_config()
     parser = Parser(description=description, epilog=f"example: {example}")
     for name in settings:
@@ -175,8 +172,7 @@ def lacks_memory(error):
 
 
 def run(main):
-    """Call main, and end the process at an error: in one line, if the user can fix it; a defect of
-    the program keeps its traceback."""
+    """Call main; end the process at an error, in one line. A defect keeps its traceback."""
     if hasattr(sys.stdout, "reconfigure"):
         # a log file shows each line at once, and any file name can be printed
         sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
@@ -185,8 +181,7 @@ def run(main):
     except Exception as error:
         line = describe_error(error)
         if isinstance(error, UserError) and os.environ.get("LOCAL_RANK", "0") != "0":
-            # the first process of a machine speaks for all that meet the same error: torchrun ends
-            # the others meanwhile
+            # the first process of a machine speaks for all; torchrun ends the others meanwhile
             time.sleep(5)
         text = f"[ERROR] {line}\n" if line else traceback.format_exc()
         print(text, end="", file=sys.stderr, flush=True)

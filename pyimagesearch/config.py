@@ -50,8 +50,7 @@ else:
 
 # start from the ImageNet weights (False: from random ones)
 PRETRAINED = True
-# images in a training batch, per device; smaller on a CPU or Apple's GPU: 128 need 6 GB in bf16 and
-# 17 GB in fp32
+# images in a training batch, per device: 128 need 6 GB in bf16 and 17 GB in fp32
 LOCAL_BATCH_SIZE = 128 if "cuda" in str(DEVICE) else 32
 # images in an inference batch, per device
 PRED_BATCH_SIZE = 4
@@ -65,9 +64,8 @@ SEED = 42
 # is fewer than the host has; at most four on Windows and macOS, where each takes half a gigabyte
 NUM_WORKERS = joblib.cpu_count() if sys.platform == "linux" else min(joblib.cpu_count(), 4)
 
-# what the scripts write: training plot, trained weights, classification report, confusion matrix,
-# predictions of all test images, pictures of the mistakes, settings of the run, pictures with their
-# predictions, and the checkpoint that --resume continues from
+# what the scripts write: training plot, weights, report, confusion matrix, predictions, mistakes,
+# settings of the run, pictures with predictions, and the checkpoint that --resume continues from
 PLOT_PATH = os.path.join("output", "model_training.png")
 MODEL_PATH = os.path.join("output", "food_classifier.pth")
 REPORT_PATH = os.path.join("output", "classification_report.txt")

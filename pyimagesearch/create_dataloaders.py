@@ -16,8 +16,7 @@ from . import config, devices
 from .cli import UserError
 from .images import is_image, load_image
 
-# how workers start: fork needs no main guard and no second import of torch; Windows has only spawn,
-# and fork is unsafe on macOS
+# how workers start: fork is fastest; Windows has only spawn, and fork is unsafe on macOS
 START_METHOD = "fork" if sys.platform == "linux" else "spawn"
 
 

@@ -21,9 +21,8 @@ SPLITS = (("training", "train"), ("validation", "val", "valid"), ("evaluation", 
 
 
 def get_label(imagePath, rootDir):
-    """Return the label of config.CLASSES that an image under rootDir belongs to: either its folder
-    is named so, rootDir/<label>/<any name>, or its name begins with the class index,
-    rootDir/<class index>_<image number>.jpg. Raises UserError if neither does."""
+    """Return the label of an image under rootDir: either its folder is named so, or its name begins
+    with the class index, <class index>_<image number>.jpg. Raises UserError if neither does."""
     folder = os.path.relpath(os.path.dirname(imagePath), rootDir)
     if folder == ".":
         (index, underscore, _) = os.path.basename(imagePath).partition("_")
@@ -65,9 +64,8 @@ def find_splits():
 
 
 def find_images(rootDir, destiDir, skip=()):
-    """Return the paths of the images under rootDir to copy to destiDir, but those to skip. Class
-    folders without splits are split here: 15 % of each class go to VAL and to TEST, at least one,
-    and the others to TRAIN; SEED decides which."""
+    """Return the images under rootDir to copy to destiDir, but those to skip. Class folders without
+    splits are split here: 15 % of each class, at least one, for VAL and for TEST, by SEED."""
     imagePaths = [path for path in list_images(rootDir) if path not in skip]
     if rootDir != config.DATA_PATH:
         return imagePaths
@@ -84,9 +82,8 @@ def find_images(rootDir, destiDir, skip=()):
 
 
 def check_dataset(skipBad):
-    """Look at all images before anything is copied; return those to leave out. Prints all problems
-    and raises UserError if there are any; with skipBad, images that are unreadable or without a
-    class are left out instead."""
+    """Look at all images before anything is copied; return those that skipBad leaves out. Prints
+    all problems and raises UserError if there are any."""
     rootDirs = find_splits()
     (labels, bad, unread) = find_labels(rootDirs)
     # decode each image to the end
@@ -130,8 +127,8 @@ def check_dataset(skipBad):
 
 def find_labels(rootDirs):
     """Return {imagePath: label} for the images under rootDirs, {imagePath: what is wrong} for those
-    without a label, and the labels that have pictures which cannot be read; raise UserError if a
-    split is missing, or if no folder has the name of a class."""
+    without a label, and the labels with pictures that cannot be read. Raises UserError if a split
+    is missing, or if no folder has the name of a class."""
     (labels, bad, unread) = ({}, {}, set())
     for rootDir in dict.fromkeys(rootDirs):
         if not os.path.isdir(rootDir):

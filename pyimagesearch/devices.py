@@ -1,5 +1,4 @@
-# The devices of this machine, and the processes that train one model together: one of plain python,
-# which drives all GPUs by nn.DataParallel, or one per device of torchrun.
+# The devices of this machine, and the processes that train one model together.
 
 import atexit
 import ctypes
@@ -39,8 +38,7 @@ def join_processes():
     (store, rank, worldSize) = (distributed.HashStore(), 0, 1)
     if isTorchrun:
         (store, rank, worldSize) = next(distributed.rendezvous("env://"))
-        # torchrun keeps its store over a restart, and in it the addresses of dead processes: each
-        # start uses a separate prefix
+        # torchrun's store, with the addresses of dead processes, outlives a restart
         store = distributed.PrefixStore(os.environ["TORCHELASTIC_RESTART_COUNT"], store)
     # before they join: NCCL and gloo would wait for each other
     compare_devices(store, rank, worldSize)

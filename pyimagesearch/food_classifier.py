@@ -55,10 +55,9 @@ def load_classifier(path):
 
 
 def read_weights(path):
-    """Return the state dict in a weights file, and the names of its classes; set config's
-    IMAGE_SIZE, MEAN and STD to what the weights were trained with. A file without metadata, such as
-    the tutorial's own, takes all of these from config. Raises UserError if the file does not hold
-    the weights of a FoodClassifier over DenseNet121."""
+    """Return the state dict in a weights file and its class names; set config's IMAGE_SIZE, MEAN
+    and STD to what it was trained with. The tutorial's own file takes all of these from config.
+    Raises UserError if the file holds something else."""
     state = load_state(path)
     try:
         if not isinstance(state, dict):
@@ -109,8 +108,7 @@ def list_names(classes):
 
 
 def load_densenet(pretrained):
-    """Return DenseNet121 with random weights, or with ImageNet's; raise UserError if these can
-    neither be read nor downloaded."""
+    """Return DenseNet121; raise UserError if ImageNet's weights cannot be downloaded or read."""
     # under torchrun DistributedDataParallel gives the main process's weights to all
     if not pretrained or devices.get_rank() > 0:
         return densenet121(weights=None)

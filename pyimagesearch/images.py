@@ -49,8 +49,7 @@ def list_images(rootDir):
 
 
 def report_others(rootDir):
-    """Print how many files under rootDir are not read, by extension; return the pictures among
-    them."""
+    """Print how many files under rootDir are not read; return the pictures among them."""
     (others, pictures, kinds) = (Counter(), [], Counter())
     for path in list_files(rootDir):
         (stem, extension) = os.path.splitext(os.path.basename(path).lower())

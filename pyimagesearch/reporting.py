@@ -31,8 +31,7 @@ def progress(iterable, **options):
 
 
 def survive(draw):
-    """Decorate draw(path, ...), which returns a figure, to save it as a PNG; where that fails, to
-    print which picture is missing and go on."""
+    """Decorate draw(path, ...) to save the figure that it returns, or to say that it is missing."""
 
     @wraps(draw)
     def draw_and_save(path, *args, **options):
