@@ -211,7 +211,8 @@ def compare_speed(imagePaths, bs, count, rounds, folder):
         (here, there) = context.Pipe()
         args = (side, options, there, folder, bs, config.IMAGE_SIZE)
         # as in the scripts; the process inherits it
-        os.environ["OMP_WAIT_POLICY"] = "PASSIVE" if side is Ours else ""
+        os.environ.pop("OMP_WAIT_POLICY", None)
+        os.environ.update({"OMP_WAIT_POLICY": "PASSIVE"} if side is Ours else {})
         context.Process(target=serve, args=args).start()
         # so that a side that dies ends this process as well
         there.close()
