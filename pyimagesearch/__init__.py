@@ -42,7 +42,8 @@ isScript = name in ADVICE and name in map(os.path.basename, sys.orig_argv)
 if isScript or (name in ADVICE and "--multiprocessing-fork" in sys.orig_argv):
     # under torchrun only the main process speaks
     isMain = isScript and os.environ.get("RANK", "0") == "0"
-    end_on_signals(f"interrupted; {ADVICE[name]}" if isMain else "")
+    advice = "run the same command again" if "--evaluate" in sys.argv else ADVICE[name]
+    end_on_signals(f"interrupted; {advice}" if isMain else "")
 if isScript:
     # waiting threads sleep: beside a busy process a step is half as fast as alone, not a third
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -178,9 +178,8 @@ def get_record():
 
 
 def take_settings(before, args):
-    """Set config to the settings in the record of a checkpoint, batch size and learning rate the
-    same in total on another number of devices. Raises UserError if a flag, but --epochs, or CLASSES
-    differs."""
+    """Set config to the settings in the record of a checkpoint, batch size and rate the same over
+    all devices. Raises UserError if CLASSES or a flag other than --epochs differs."""
     settings = {name: before[name] for name in SETTINGS}
     (numBefore, numDevices) = (before["number of devices"], devices.count_devices())
     (perDevice, rest) = divmod(numBefore * before["LOCAL_BATCH_SIZE"], numDevices)

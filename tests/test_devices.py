@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -330,6 +331,21 @@ def test_a_machine_without_the_others_device_ends_them_all():
 RUN = (
     "--image-size 64 --num-workers 0 --pretrained --lr 0.001 --epochs 4 --local-batch-size".split()
 )
+
+
+def test_a_wrong_flag_on_one_machine_ends_the_other_in_seconds():
+    draw_class_folders(Path("dataset"), counts=(4, 2, 2))
+    start = time.monotonic()
+    processes = [
+        start_forked("train_distributed.py", *flags, env=env)
+        for env, flags in zip(torchrun_envs(2, 2), (FLAGS, ["--epochs", "none"]), strict=True)
+    ]
+    (first, second) = (read_forked(process) for process in processes)
+    assert time.monotonic() - start < 20
+    assert (first.returncode, second.returncode) == (1, 2)
+    assert first.stderr.startswith("[ERROR] lost the connection to another process, whose own ")
+    assert second.stderr.startswith("[ERROR] argument --epochs: must be a whole number from 1 to")
+    assert first.stderr.count("\n") == second.stderr.count("\n") == 1
 
 
 def test_torchrun_resumes_bit_for_bit():
