@@ -119,9 +119,7 @@ def mean_over_images(totalLoss, correct, loader):
         distributed.all_reduce(sums)
     (totalLoss, correct, total) = sums.tolist()
     if not math.isfinite(totalLoss):
-        raise UserError(
-            "training diverged: the loss is not a number; start again with a lower --lr"
-        )
+        raise UserError("training diverged: the loss is not a number; restart with a lower --lr")
     return totalLoss / total, correct / total
 
 

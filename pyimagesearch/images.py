@@ -60,10 +60,8 @@ def report_others(rootDir):
             kinds[extension] += 1
         elif not is_image(path):
             others[extension or "without extension"] += 1
-    for counts, text in (
-        (others, ""),
-        (kinds, "; these pictures cannot be read: convert them to JPEG"),
-    ):
+    advice = "; these pictures cannot be read: convert them to JPEG"
+    for counts, text in ((others, ""), (kinds, advice)):
         parts = [f"{count} {kind}" for kind, count in counts.most_common(5)]
         parts += [f"{len(counts) - 5} other kinds"] * (len(counts) > 5)
         if parts:

@@ -568,7 +568,7 @@ def test_a_diverged_loss_ends_all_processes_together():
         run = read_forked(process)
         assert run.returncode == 1
         assert run.stderr == (
-            "[ERROR] training diverged: the loss is not a number; start again with a lower --lr\n"
+            "[ERROR] training diverged: the loss is not a number; restart with a lower --lr\n"
         )
     assert not os.path.exists(config.CHECKPOINT_PATH)
 
