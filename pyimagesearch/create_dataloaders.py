@@ -18,6 +18,8 @@ from .images import is_image, load_image
 
 # how workers start: fork is fastest; Windows has only spawn, and fork is unsafe on macOS
 START_METHOD = "fork" if sys.platform == "linux" else "spawn"
+# Python frees the semaphores of spawned workers after a script that ends at once, with a warning
+sys.warnoptions.append("ignore:resource_tracker")
 
 
 def train_transform():

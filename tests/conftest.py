@@ -1,5 +1,6 @@
 import atexit
 import colorsys
+import fcntl
 import functools
 import multiprocessing
 import os
@@ -165,6 +166,8 @@ def run_here(name, flags, env, settings, before, output):
     os.environ.update(env)
     for number, suffix in ((1, ".out"), (2, ".err")):
         os.dup2(os.open(output.with_suffix(suffix), os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    # which every process that inherits it holds until it ends
+    fcntl.flock(2, fcntl.LOCK_SH)
     (sys.stdout, sys.stderr) = (open(1, "w", closefd=False), open(2, "w", closefd=False))
     # a forked process cannot use a GPU
     values = ORIGINAL_CONFIG | {"DEVICE": torch.device("cpu"), "CLASSES": list(CLASSES)}
@@ -211,6 +214,16 @@ def read_forked(process, timeout=60):
     if process.is_alive():
         process.kill()
         raise TimeoutError((process.output.with_suffix(".err")).read_text())
+    with open(process.output.with_suffix(".err")) as file:
+        # workers and the resource tracker may write for a moment longer
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                assert time.monotonic() < deadline, "a process was left behind"
+                time.sleep(0.01)
     texts = [process.output.with_suffix(suffix).read_text() for suffix in (".out", ".err")]
     return subprocess.CompletedProcess([], process.exitcode, *texts)
 
