@@ -11,7 +11,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import resource_tracker
+from multiprocessing.forkserver import ensure_running
 from pathlib import Path
 
 from pyimagesearch import ADVICE, cli, config, create_dataloaders, end_on_signals, food_classifier
@@ -28,6 +30,8 @@ os.environ["MPLBACKEND"] = "Agg"
 # small networks gain nothing from threads, and on a busy machine these wait for each other
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
+# of processes that run beside the tests, which may change theirs
+ENVIRONMENT = dict(os.environ)
 
 # Ctrl-C reaches the scripts that tests start, even if the tests run where it is ignored
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -146,7 +150,7 @@ def run_script(name, *flags, cwd=".", pythonFlags=("-W", "error"), env=None, cla
     return subprocess.run(
         [sys.executable, *pythonFlags, project / name, *flags],
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(project), **(env or {})},
+        env={**ENVIRONMENT, "PYTHONPATH": str(project), **(env or {})},
         capture_output=True,
         text=True,
         timeout=300,
@@ -158,6 +162,13 @@ forkserver = multiprocessing.get_context("forkserver")
 forkserver.set_forkserver_preload(["conftest", "train_distributed", "distributed_inference"])
 # the processes that a test has started, and what they meet in
 (started, stores) = ([], [])
+
+
+def pytest_sessionstart():
+    """Start the server, which imports while pytest does."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(PROJECT / "tests"), str(PROJECT)]))
+        ensure_running()
 
 
 def run_here(name, flags, env, settings, before, output):
@@ -199,10 +210,7 @@ def start_forked(name, *flags, cwd=".", env=None, settings=None, before=None):
     output.with_suffix(".out").touch()
     args = (name, flags, env or {}, settings or {}, before, output)
     process = forkserver.Process(target=run_here, args=args)
-    with pytest.MonkeyPatch.context() as patch:
-        # where the server, which the first process starts, imports from
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(PROJECT / "tests"), str(PROJECT)]))
-        process.start()
+    process.start()
     started.append(process)
     process.output = output
     return process
@@ -274,20 +282,58 @@ def wait_for_line(process, text):
     wait_until(process, lambda: text in process.output.with_suffix(".out").read_text())
 
 
-@pytest.fixture(scope="session")
-def finishedRun(tmp_path_factory):
-    """A directory in which all three scripts ran one after the other, and what each printed."""
-    folder = tmp_path_factory.mktemp("work")
-    draw_food11(folder / "Food-11")
+# what runs beside the tests, by the name of its fixture
+functions = {}
+
+
+def run_beside(function):
+    """Decorate function(folder) to be a fixture of what it returns. It runs once, in a thread
+    beside the other tests, as the processes that it starts take long."""
+    functions[function.__name__] = function
+
+    @pytest.fixture(scope="session", name=function.__name__)
+    def get_result(beside):
+        return beside[function.__name__].result()
+
+    return get_result
+
+
+@pytest.fixture(scope="session", autouse=True)
+def beside(request, tmp_path_factory):
+    """Start the functions that the chosen tests need, one after the other, as they need them."""
+    names = dict.fromkeys(name for item in request.session.items for name in item.fixturenames)
+    with ThreadPoolExecutor(1) as pool:
+        yield {
+            name: pool.submit(functions[name], tmp_path_factory.mktemp(name))
+            for name in names
+            if name in functions
+        }
+
+
+@run_beside
+def finishedRun(folder):
+    """Return a directory in which all three scripts ran one after the other, and a copy of it in
+    which a script after the tutorial did; and what each of the four printed."""
+    (own, tutorial) = (folder / "own", folder / "tutorial")
+    draw_food11(own / "Food-11")
     trainFlags = "--no-pretrained --image-size 64 --epochs 2 --local-batch-size 9 --num-workers 2"
-    runs = [
-        run_script("prepare_dataset.py", cwd=folder),
-        run_script("train_distributed.py", *trainFlags.split(), cwd=folder),
-        run_script("distributed_inference.py", cwd=folder),
-    ]
+    runs = []
+    for script, flags, backend in (
+        ("prepare_dataset.py", "", "TkAgg"),
+        ("train_distributed.py", trainFlags, "module://matplotlib_inline.backend_inline"),
+        ("distributed_inference.py", "", "nonsense"),
+    ):
+        # as a notebook sets it, without a screen
+        env = {"MPLBACKEND": backend, "DISPLAY": ""}
+        if script == "prepare_dataset.py":
+            # PyTorch's OpenMP library prints what it found
+            env["OMP_DISPLAY_ENV"] = "TRUE"
+        runs.append(run_script(script, *flags.split(), cwd=own, env=env))
+    shutil.copytree(own, tutorial)
+    runs.append(run_script(PROJECT / "tests" / "tutorial_driver.py", cwd=tutorial))
     for run in runs:
         assert run.returncode == 0, run.stderr
-    return folder, runs
+    return (own, tutorial), runs
 
 
 class TinyNet(torch.nn.Module):

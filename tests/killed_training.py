@@ -2,7 +2,8 @@
 
 The moments, each with the number of times that it is let pass: step, an optimizer step; write, the
 middle of writing a file; replace, a complete file not yet in its place; report, the report. With
-KILL_ONCE, the folder named so is made, and no process is killed once it is there.
+KILL_ONCE, the folder named so is made, and no process is killed once it is there. START_METHOD: how
+workers start. TINY: train a small network.
 """
 
 import builtins
@@ -10,11 +11,13 @@ import os
 import signal
 
 import train_distributed
-from pyimagesearch import checkpoint, food_classifier, reporting
+from pyimagesearch import checkpoint, create_dataloaders, food_classifier, reporting
 from pyimagesearch.cli import run
 
 import torch
 
+if "START_METHOD" in os.environ:
+    create_dataloaders.START_METHOD = os.environ["START_METHOD"]
 (moment, passes) = os.environ["KILL_AT"].split(":")
 remaining = int(passes)
 

@@ -19,7 +19,7 @@ from conftest import (
     draw_class_folders,
     draw_food11,
     draw_image,
-    run_script,
+    run_forked,
 )
 
 
@@ -94,7 +94,7 @@ def test_every_script_has_help_with_an_example(monkeypatch, capsys, module):
 
 
 def test_help_is_there_before_anything_else():
-    run = run_script("train_distributed.py", "--help")
+    run = run_forked("train_distributed.py", "--help")
     assert (run.returncode, run.stderr) == (0, "")
     # of config.py as it comes, whatever a user has written there since
     for name in ("IMAGE_SIZE", "EPOCHS", "SEED"):

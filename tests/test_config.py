@@ -5,7 +5,7 @@ import sys
 import joblib
 import pytest
 import torch
-from conftest import ORIGINAL_CONFIG, PROJECT, run_script
+from conftest import ORIGINAL_CONFIG, PROJECT
 
 PATH = "pyimagesearch/config.py"
 
@@ -33,11 +33,3 @@ def test_fewer_workers_load_images_where_they_are_spawned(monkeypatch, platform,
 def test_config_names_a_device_that_exists():
     device = torch.device(read_config()["DEVICE"])
     assert torch.zeros(1, device=device).device.type == device.type
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="PyTorch brings another OpenMP library")
-def test_threads_sleep_while_they_wait_unless_the_user_says_otherwise():
-    for env, policy in (({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")):
-        # the OpenMP library that PyTorch brings prints what it found
-        run = run_script("prepare_dataset.py", "--help", env={"OMP_DISPLAY_ENV": "TRUE", **env})
-        assert f"OMP_WAIT_POLICY = '{policy}'" in run.stderr

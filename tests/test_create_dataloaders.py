@@ -1,7 +1,6 @@
 import inspect
 import os
 import re
-import shutil
 import signal
 import time
 from pathlib import Path
@@ -18,12 +17,15 @@ import numpy as np
 import pytest
 import torch
 from conftest import (
+    CLASSES,
+    PROJECT,
     TinyNet,
     draw_class_folders,
-    draw_food11,
     draw_image,
     read_forked,
+    run_beside,
     run_forked,
+    run_script,
     start_forked,
     wait_for_line,
 )
@@ -143,35 +145,44 @@ SPAWNING = {"START_METHOD": "spawn", "NUM_WORKERS": 1, "EPOCHS": 1}
 FLAGS = "--image-size 64 --local-batch-size 5 --no-pretrained".split()
 
 
-def test_spawned_workers_load_what_forked_ones_do():
-    draw_food11(Path("Food-11"), numClasses=3)
-    outcomes = []
-    for name in ("spawn", "fork"):
-        Path(name).mkdir()
-        shutil.copytree("Food-11", Path(name, "Food-11"))
-        runs = []
-        for script, flags in (
-            ("prepare_dataset.py", []),
-            ("train_distributed.py", FLAGS),
-            ("distributed_inference.py", ["--seed", "3"]),
-        ):
-            settings = SPAWNING | {"START_METHOD": name}
-            run = run_forked(script, *flags, cwd=name, settings=settings)
-            assert run.returncode == 0, run.stderr
-            assert script.startswith("prepare") or run.stderr == ""
-            runs.append(re.sub(r"train the model: .*", "", run.stdout))
-        outcomes.append((runs, Path(name, "output/food_classifier.pth").read_bytes()))
-    assert outcomes[0] == outcomes[1]
+def break_test_image(folder):
+    """Draw a data set whose test set has a file that is no image."""
+    draw_class_folders(folder / "dataset")
+    (folder / "dataset/evaluation/Egg/0.jpg").write_text("no image")
 
 
-def test_an_error_in_a_spawned_worker_ends_in_one_line():
-    draw_class_folders(Path("dataset"))
-    Path("dataset/training/Egg/0.jpg").write_text("no image")
-    run = run_forked("train_distributed.py", *FLAGS, settings=SPAWNING)
-    assert run.returncode == 1
-    start = f"[ERROR] {Path('dataset/training/Egg/0.jpg')}: cannot be read as an image ("
-    assert run.stderr.startswith(start)
-    assert run.stderr.count("\n") == 1
+def train_env(method):
+    """Return the variables of killed_training.py for a training that nothing kills."""
+    return {"KILL_AT": "never:0", "TINY": "yes", "START_METHOD": method}
+
+
+@run_beside
+def spawnedRun(folder):
+    """Train with spawned workers; return the directory and the run."""
+    break_test_image(folder)
+    path = PROJECT / "tests" / "killed_training.py"
+    flags = [*FLAGS, "--epochs", "1", "--num-workers", "1"]
+    env = train_env("spawn")
+    return folder, run_script(path, *flags, cwd=folder, env=env, classes=CLASSES)
+
+
+def test_spawned_workers_load_what_forked_ones_do_and_errors_are_one_line(spawnedRun):
+    (folder, spawned) = spawnedRun
+    break_test_image(Path("."))
+    path = "tests/killed_training.py"
+    forked = run_forked(path, *FLAGS, settings=SPAWNING, env=train_env("fork"))
+    outs = [
+        re.sub("train the model: .*|.*overridden.*", "", run.stdout) for run in (spawned, forked)
+    ]
+    assert outs[0] == outs[1]
+    # an error in a worker, after the weights were saved
+    path = config.MODEL_PATH
+    assert Path(path).read_bytes() == Path(folder, path).read_bytes()
+    start = f"[ERROR] {Path('dataset/evaluation/Egg/0.jpg')}: cannot be read as an image ("
+    for run in (spawned, forked):
+        assert run.returncode == 1
+        assert run.stderr.startswith(start)
+        assert run.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(

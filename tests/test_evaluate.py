@@ -19,7 +19,6 @@ import pytest
 import torch
 from conftest import (
     CLASSES,
-    PROJECT,
     TinyNet,
     draw_class_folders,
     draw_image,
@@ -233,25 +232,7 @@ def test_any_kind_of_number_in_config_is_stored_plain(tinyRun, kind):
     tinyRun("--resume")
 
 
-# ---- 3, 4: notebooks
-
-
-@pytest.mark.parametrize(
-    ("script", "backend"), [("train_distributed.py", "nonsense"), ("prepare_dataset.py", "TkAgg")]
-)
-def test_pictures_are_written_whatever_backend_a_notebook_asks_for(script, backend):
-    env = {"MPLBACKEND": backend, "DISPLAY": ""}
-    run = run_script(script, "--help", env=env)
-    assert (run.returncode, run.stderr) == (0, "")
-
-
-def test_a_run_draws_under_the_backend_of_a_notebook():
-    draw_class_folders(Path("dataset"), counts=(2, 1, 1))
-    env = {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "DISPLAY": ""}
-    run = run_script("train_distributed.py", *FLAGS, env=env, classes=CLASSES)
-    assert (run.returncode, run.stderr) == (0, "")
-    assert "cannot be drawn" not in run.stdout
-    assert {"confusion_matrix.png", "model_training.png"} <= set(read_files())
+# ---- 4: notebooks (3, their MPLBACKEND, is that of the run of test_train_distributed.py)
 
 
 class PlainStdout(io.StringIO):
@@ -322,6 +303,21 @@ def brokenProject(tmp_path_factory):
     return folder
 
 
+def run_with_config(project, line, **env):
+    """Run a script with a line added to config.py, before it imports torch, which takes seconds;
+    return the CompletedProcess and the number of the line."""
+    path = project / "pyimagesearch" / "config.py"
+    before = path.read_text()
+    (head, found, tail) = before.partition("import joblib\n")
+    path.write_text(f"{head}{line}\n{found}{tail}")
+    try:
+        env = {"PYTHONPATH": str(project), "PYTHONDONTWRITEBYTECODE": "1", **env}
+        run = run_script(project / "prepare_dataset.py", "--help", env=env)
+    finally:
+        path.write_text(before)
+    return run, head.count("\n") + 1
+
+
 @pytest.mark.parametrize(
     ("line", "says"),
     [
@@ -336,20 +332,22 @@ def brokenProject(tmp_path_factory):
     ],
 )
 def test_config_that_python_cannot_read_is_one_line_with_its_place(brokenProject, line, says):
-    path = brokenProject / "pyimagesearch" / "config.py"
-    before = path.read_text()
-    path.write_text(f"{before}{line}\n")
-    try:
-        env = {"PYTHONPATH": str(brokenProject), "PYTHONDONTWRITEBYTECODE": "1"}
-        run = run_script(brokenProject / "prepare_dataset.py", "--help", env=env)
-    finally:
-        path.write_text(before)
+    (run, number) = run_with_config(brokenProject, line)
     assert run.returncode == 1
     assert re.fullmatch(r"\[ERROR\] .+\n", run.stderr), run.stderr
     assert says in run.stderr
     if says != "no_such_package":
-        number = before.count("\n") + 1
         assert re.search(rf"config\.py\W+line {number}\b", run.stderr), run.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")]
+)
+def test_threads_sleep_while_they_wait_unless_the_user_says_otherwise(
+    brokenProject, given, expected
+):
+    (run, _) = run_with_config(brokenProject, 'sys.exit(os.environ["OMP_WAIT_POLICY"])', **given)
+    assert run.stderr == f"{expected}\n"
 
 
 def test_a_device_is_quoted_as_it_was_typed(monkeypatch):
@@ -389,14 +387,3 @@ def test_load_classifier_gives_model_classes_and_transform_of_the_weights(tinyRu
     with torch.no_grad():
         logits = loaded(x[None].to(device)).cpu()
         assert torch.allclose(logits, model.cpu()(expected[None]), atol=1e-5)
-
-
-def test_weights_of_a_script_after_the_tutorial_are_evaluated(tmp_path):
-    draw_class_folders(Path("dataset"), counts=(3, 1, 2))
-    os.mkdir("output")
-    run = run_script(PROJECT / "tests" / "tutorial_driver.py", classes=CLASSES)
-    assert run.returncode == 0, run.stderr
-    flags = "--evaluate --image-size 64 --num-workers 0".split()
-    run = run_script("train_distributed.py", *flags, classes=CLASSES)
-    assert (run.returncode, run.stderr) == (0, "")
-    assert len(read_files(find_evaluation())["predictions.csv"].splitlines()) == 7

@@ -3,7 +3,6 @@ import io
 import math
 import os
 import re
-import shutil
 import sys
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from pyimagesearch.reporting import progress
 
 import pytest
 import torch
-from conftest import CLASSES, PROJECT, TinyNet, draw_class_folders, run_forked, run_script
+from conftest import CLASSES, TinyNet, draw_class_folders, run_forked
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torchvision.models import densenet121
@@ -55,7 +54,7 @@ def hubCache(tmp_path, monkeypatch):
 
 
 def test_prints_its_lines_in_order_and_no_warning(finishedRun):
-    (folder, (_, train, _)) = finishedRun
+    ((folder, _), (_, train, *_)) = finishedRun
     epoch = (
         r"\[INFO\] EPOCH: 1/2\n"
         r"Train loss: \d\.\d{6}, Train accuracy: [01]\.\d{4}\n"
@@ -89,7 +88,7 @@ def test_prints_its_lines_in_order_and_no_warning(finishedRun):
 
 
 def test_writes_the_listed_files_and_no_other(finishedRun):
-    (folder, _) = finishedRun
+    ((folder, _), _) = finishedRun
     assert sorted(os.listdir(folder)) == ["Food-11", "dataset", "output"]
     assert sorted(os.listdir(folder / "output")) == [
         ".lock",
@@ -106,21 +105,23 @@ def test_writes_the_listed_files_and_no_other(finishedRun):
     ]
 
 
-def test_a_script_after_the_tutorial_runs_and_weights_move_both_ways(
-    finishedRun, tmp_path, monkeypatch
-):
-    # a copy, as the weights are overwritten
-    shutil.copytree(finishedRun[0], tmp_path, dirs_exist_ok=True)
+def test_a_script_after_the_tutorial_runs_and_weights_move_both_ways(finishedRun, monkeypatch):
+    ((own, tutorial), (*_, run)) = finishedRun
+    assert run.stdout.startswith("33 22 ['Bread', 'Dairy_product', ")
     # ours load into the tutorial's model
     model = FoodClassifier(densenet121(weights=None), 11)
-    model.load_state_dict(torch.load(config.MODEL_PATH, map_location="cpu", weights_only=True))
-    # the tutorial's load into ours
-    driver = PROJECT / "tests" / "tutorial_driver.py"
-    run = run_script(driver)
-    assert run.returncode == 0, run.stderr
-    assert run.stdout.startswith("33 22 ['Bread', 'Dairy_product', ")
+    model.load_state_dict(
+        torch.load(own / config.MODEL_PATH, map_location="cpu", weights_only=True)
+    )
+    # the tutorial's load into ours, and are evaluated; their file does not know its image size
+    monkeypatch.chdir(tutorial)
     monkeypatch.setattr("sys.argv", ["distributed_inference.py"])
     distributed_inference.main()
+    flags = "--evaluate --image-size 64 --num-workers 0".split()
+    monkeypatch.setattr("sys.argv", ["train_distributed.py", *flags])
+    train_distributed.main()
+    (table,) = Path("output").glob("evaluation-*/predictions.csv")
+    assert len(table.read_text().splitlines()) == 1 + 22
 
 
 class Terminal(io.StringIO):
