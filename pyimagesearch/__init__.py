@@ -45,7 +45,7 @@ if isScript or (name in ADVICE and "--multiprocessing-fork" in sys.orig_argv):
     advice = "run the same command again" if "--evaluate" in sys.argv else ADVICE[name]
     end_on_signals(f"interrupted; {advice}" if isMain else "")
 if isScript:
-    # waiting threads sleep: beside a busy process a step is half as fast as alone, not a third
+    # waiting threads sleep: beside a busy process a step keeps 0.6 of its speed, not a third
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if os.environ.get("MPLBACKEND", "").lower() != "agg":
         # pictures are files: matplotlib finds out by itself whether there is a screen to show them
