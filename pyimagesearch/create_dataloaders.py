@@ -18,7 +18,7 @@ from .images import is_image, load_image
 
 # how workers start: fork is fastest; Windows has only spawn, and fork is unsafe on macOS
 START_METHOD = "fork" if sys.platform == "linux" else "spawn"
-# Python frees the semaphores of spawned workers after a script that ends at once, with a warning
+# after a script that ended at once, Python frees its workers' semaphores, and would warn of them
 sys.warnoptions.append("ignore:resource_tracker")
 
 

@@ -30,7 +30,7 @@ os.environ["MPLBACKEND"] = "Agg"
 # small networks gain nothing from threads, and on a busy machine these wait for each other
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
-# of processes that run beside the tests, which may change theirs
+# for the processes that run beside the tests, as a test may change os.environ meanwhile
 ENVIRONMENT = dict(os.environ)
 
 # Ctrl-C reaches the scripts that tests start, even if the tests run where it is ignored

@@ -145,44 +145,48 @@ SPAWNING = {"START_METHOD": "spawn", "NUM_WORKERS": 1, "EPOCHS": 1}
 FLAGS = "--image-size 64 --local-batch-size 5 --no-pretrained".split()
 
 
-def break_test_image(folder):
-    """Draw a data set whose test set has a file that is no image."""
-    draw_class_folders(folder / "dataset")
-    (folder / "dataset/evaluation/Egg/0.jpg").write_text("no image")
+DRIVER = "tests/killed_training.py"
 
 
 def train_env(method):
-    """Return the variables of killed_training.py for a training that nothing kills."""
+    """Return the variables of DRIVER for a training that nothing kills."""
     return {"KILL_AT": "never:0", "TINY": "yes", "START_METHOD": method}
 
 
 @run_beside
-def spawnedRun(folder):
-    """Train with spawned workers; return the directory and the run."""
-    break_test_image(folder)
-    path = PROJECT / "tests" / "killed_training.py"
+def spawnedRuns(folder):
+    """Train with spawned workers, to the end and with a file that is no image; return the directory
+    of the first run, and both runs."""
     flags = [*FLAGS, "--epochs", "1", "--num-workers", "1"]
-    env = train_env("spawn")
-    return folder, run_script(path, *flags, cwd=folder, env=env, classes=CLASSES)
+    (whole, broken) = (folder / "whole", folder / "broken")
+    for cwd in (whole, broken):
+        draw_class_folders(cwd / "dataset")
+    (broken / "dataset/training/Egg/0.jpg").write_text("no image")
+    options = {"env": train_env("spawn"), "classes": CLASSES}
+    runs = [run_script(PROJECT / DRIVER, *flags, cwd=cwd, **options) for cwd in (whole, broken)]
+    return whole, runs
 
 
-def test_spawned_workers_load_what_forked_ones_do_and_errors_are_one_line(spawnedRun):
-    (folder, spawned) = spawnedRun
-    break_test_image(Path("."))
-    path = "tests/killed_training.py"
-    forked = run_forked(path, *FLAGS, settings=SPAWNING, env=train_env("fork"))
+def test_spawned_workers_load_what_forked_ones_do(spawnedRuns):
+    (folder, (spawned, _)) = spawnedRuns
+    draw_class_folders(Path("dataset"))
+    forked = run_forked(DRIVER, *FLAGS, settings=SPAWNING, env=train_env("fork"))
+    for run in (spawned, forked):
+        assert (run.returncode, run.stderr) == (0, "")
     outs = [
         re.sub("train the model: .*|.*overridden.*", "", run.stdout) for run in (spawned, forked)
     ]
     assert outs[0] == outs[1]
-    # an error in a worker, after the weights were saved
-    path = config.MODEL_PATH
-    assert Path(path).read_bytes() == Path(folder, path).read_bytes()
-    start = f"[ERROR] {Path('dataset/evaluation/Egg/0.jpg')}: cannot be read as an image ("
-    for run in (spawned, forked):
-        assert run.returncode == 1
-        assert run.stderr.startswith(start)
-        assert run.stderr.count("\n") == 1
+    for path in (config.MODEL_PATH, config.PREDICTIONS_PATH):
+        assert Path(path).read_bytes() == Path(folder, path).read_bytes()
+
+
+def test_an_error_in_a_spawned_worker_ends_in_one_line(spawnedRuns):
+    (_, (_, run)) = spawnedRuns
+    assert run.returncode == 1
+    start = f"[ERROR] {Path('dataset/training/Egg/0.jpg')}: cannot be read as an image ("
+    assert run.stderr.startswith(start)
+    assert run.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(

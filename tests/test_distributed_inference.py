@@ -110,6 +110,8 @@ def test_files_and_folders_are_classified_with_no_data_set_there(shown, monkeypa
     assert len(set(drawn)) == 32
     assert drawn[0] == os.path.join("week", "monday.jpg")
     assert sum(path.startswith("month") for path in drawn) < len(drawn)
+    # the others have a title and no room
+    assert len(titles) == 36
     titled = titles[: len(drawn)]
     assert titled == [f"{os.path.basename(path)}\n{guesses}" for path in drawn]
     assert hits is None
