@@ -4,31 +4,33 @@
 """Step 2: fine-tune DenseNet121 on the prepared photographs, and report on the test set."""
 
 # import the necessary packages
+import math
 import os
 import time
 
-from pyimagesearch import checkpoint, cli, config, create_dataloaders, devices, reporting
-from pyimagesearch.create_dataloaders import get_dataloader, test_transform, train_transform
-from pyimagesearch.food_classifier import (
-    FoodClassifier,
-    check_classes,
-    freeze_batch_norm,
-    load_classifier,
-    load_densenet,
-)
+from pyimagesearch import checkpoint, cli, config, devices, food_classifier, reporting
+from pyimagesearch.cli import UserError
+from pyimagesearch.create_dataloaders import get_dataloader, test_transform
+from pyimagesearch.food_classifier import FoodClassifier, freeze_batch_norm, load_densenet
 from pyimagesearch.reporting import progress
 
 import torch
 from torch import nn, optim
 from torch.nn.parallel import DistributedDataParallel
+from torchvision import transforms
 
 
-def main():
-    # join the processes that torchrun started, if it did; start a new run, or open the old one
-    (args, run) = start()
+def main(argv=None):
+    # join the processes that torchrun started, if it did, and read the flags
+    devices.join_processes()
+    args = parse_args(argv)
     if args.evaluate:
         evaluate_weights(args.weights or config.MODEL_PATH)
         return
+
+    # start a run or, with --resume, continue that in output/ with its settings
+    run = checkpoint.start_run(args)
+    torch.manual_seed(config.SEED)
 
     # determine the number of GPUs we have
     numGPU = devices.count_gpus()
@@ -40,7 +42,15 @@ def main():
     print(f"[INFO] using a batch size of {batchSize}...")
 
     # define the augmentation of the training images, and the preprocessing of all others
-    trainTransform = train_transform()
+    trainTransform = transforms.Compose(
+        [
+            transforms.RandomResizedCrop(config.IMAGE_SIZE),
+            transforms.RandomHorizontalFlip(),
+            transforms.RandomRotation(90),
+            transforms.ToTensor(),
+            transforms.Normalize(mean=config.MEAN, std=config.STD),
+        ]
+    )
     testTransform = test_transform()
 
     # create the data loaders
@@ -51,31 +61,29 @@ def main():
     # load up the DenseNet121 model; no ImageNet weights when resuming, as the checkpoint has ours
     baseModel = load_densenet(pretrained=config.PRETRAINED and "model" not in run)
 
-    # freeze its batch normalization when fine-tuning, as the statistics of ImageNet are more
-    # reliable than those of small batches
+    # freeze its batch normalization when fine-tuning: small batches have unreliable statistics
     if config.PRETRAINED:
         freeze_batch_norm(baseModel)
 
     # initialize our food classifier and move it to the device
     model = FoodClassifier(baseModel, len(trainDS.classes))
     model = model.to(config.DEVICE)
-    plainModel = model
 
-    # if there is more than one GPU, parallelize the model; under torchrun, each process has one
+    # parallelize the model over several GPUs; torchrun's processes evaluate with the plain model
+    trainModel = evalModel = model
     if devices.get_world_size() > 1:
-        model = DistributedDataParallel(model, **devices.DDP_OPTIONS)
+        trainModel = DistributedDataParallel(model, gradient_as_bucket_view=True)
     elif numGPU > 1:
-        model = nn.DataParallel(model)
-    # let cuDNN time its algorithms and keep the fastest, as training images have one size; but the
-    # threads of nn.DataParallel are new at every step, and each would search again
-    torch.backends.cudnn.benchmark = not isinstance(model, nn.DataParallel)
+        trainModel = evalModel = nn.DataParallel(model)
+    # have cuDNN search for its fastest algorithms; nn.DataParallel's threads would at every step
+    torch.backends.cudnn.benchmark = not isinstance(trainModel, nn.DataParallel)
 
     # initialize the loss function, the optimizer (fused: one pass over all parameters, not one per
     # operation) and the gradient scaler, which keeps small gradients from becoming 0 in fp16
     lossFunc = nn.CrossEntropyLoss()
     opt = optim.Adam(model.parameters(), lr=config.LR * numDevices, fused=True)
-    isHalf = devices.compute_dtype() == torch.float16
-    scaler = torch.amp.GradScaler(config.DEVICE.type, enabled=isHalf)
+    dtype = devices.compute_dtype()
+    scaler = torch.amp.GradScaler(config.DEVICE.type, enabled=dtype == torch.float16)
 
     # initialize a learning-rate scheduler that decays the rate by a factor of 0.1 every 10 epochs:
     # large steps find a good region, small ones settle in it
@@ -85,49 +93,48 @@ def main():
     H = {"train_loss": [], "train_acc": [], "val_loss": [], "val_acc": []}
 
     # when resuming, continue after the last completed epoch
-    parts = {"model": plainModel, "opt": opt, "scaler": scaler, "lrScheduler": lrScheduler}
-    done = 0
-    if "model" in run:
-        (done, H) = checkpoint.restore_checkpoint(run, parts)
-        trainLoader.sampler.set_epoch(done)
+    parts = {"model": model, "opt": opt, "scaler": scaler, "lrScheduler": lrScheduler}
+    done = checkpoint.restore_run(run, parts, H, (trainDS, valDS, testDS))
+    trainLoader.sampler.set_epoch(done)
 
     # loop over the epochs
     print("[INFO] training the network...")
     startTime = time.monotonic()
     epochs = progress(range(done, config.EPOCHS), initial=done, total=config.EPOCHS)
     for e in epochs:
-        (trainLoss, trainAcc) = train_one_epoch(model, trainLoader, lossFunc, opt, scaler)
-        (valLoss, valAcc, _) = evaluate(model, valLoader, lossFunc)
+        (trainLoss, trainAcc) = train_one_epoch(trainModel, trainLoader, lossFunc, opt, scaler)
+        (valLoss, valAcc, _) = evaluate(evalModel, valLoader, lossFunc)
+        if not math.isfinite(valLoss):
+            raise UserError("training diverged: validation loss not finite; use a lower --lr")
 
         # update our learning rate and the training history
+        rate = opt.param_groups[0]["lr"]
         lrScheduler.step()
         H["train_loss"].append(trainLoss)
         H["train_acc"].append(trainAcc)
         H["val_loss"].append(valLoss)
         H["val_acc"].append(valAcc)
-        checkpoint.save_checkpoint(parts, e + 1, H, run["record"])
+        checkpoint.save_checkpoint(run, parts, e + 1, H, trainDS.classes)
 
         # print the training and validation information; print() would break the progress bars
         epochs.write(f"[INFO] EPOCH: {e + 1}/{config.EPOCHS}")
         epochs.write(f"Train loss: {trainLoss:.6f}, Train accuracy: {trainAcc:.4f}")
         epochs.write(f"Val loss: {valLoss:.6f}, Val accuracy: {valAcc:.4f}")
-
+        epochs.write(f"Learning rate: {rate:g}")
     # display the total time needed to perform the training
     print(f"[INFO] total time taken to train the model: {time.monotonic() - startTime:.2f}s")
 
     # save the weights first, so that an error in the report or the plot cannot lose them
-    checkpoint.save_weights(plainModel, trainDS.classes)
+    checkpoint.save_weights(model, trainDS.classes)
 
     # evaluate the network on the test set
     print("[INFO] evaluating network...")
-    (_, _, preds) = evaluate(model, testLoader, lossFunc)
-
+    (_, _, preds) = evaluate(evalModel, testLoader, lossFunc)
     # generate a classification report, and plot the training loss and accuracy
     if devices.get_rank() == 0:
         reporting.save_report(testDS, preds)
         reporting.save_history(H)
-    print(f"[INFO] saved {config.MODEL_PATH}, {config.REPORT_PATH}, {config.PLOT_PATH}...")
-    print("[INFO] to look at predictions: python distributed_inference.py")
+    print(f"[INFO] saved {config.MODEL_PATH}; to use it: python distributed_inference.py")
 
 
 def train_one_epoch(model, loader, lossFunc, opt, scaler):
@@ -157,7 +164,7 @@ def train_one_epoch(model, loader, lossFunc, opt, scaler):
 
 
 def evaluate(model, loader, lossFunc):
-    """Return mean loss and accuracy over the images of loader, and for each, in the order of its
+    """Return mean loss and accuracy over loader, and for each of its images, in the order of the
     dataset, the predicted class index and its probability."""
     # set the model in evaluation mode
     model.eval()
@@ -170,55 +177,47 @@ def evaluate(model, loader, lossFunc):
             y = y.to(config.DEVICE, non_blocking=loader.pin_memory)
             # make the predictions and calculate the loss
             pred = model(x)
+            (p, label) = pred.softmax(1).max(1)
             totalLoss += lossFunc(pred, y) * len(y)
-            correct += (pred.argmax(1) == y).sum()
-            preds.append((pred.argmax(1), pred.softmax(1).amax(1)))
-    pairs = [pair for batch in preds for pair in zip(*(t.tolist() for t in batch), strict=True)]
-    return *devices.mean_over_images(totalLoss, correct, loader), devices.gather(pairs)
+            correct += (label == y).sum()
+            preds.append((label, p))
+    preds = [pair for (label, p) in preds for pair in zip(label.tolist(), p.tolist(), strict=True)]
+    return *devices.mean_over_images(totalLoss, correct, loader), devices.interleave(preds)
 
 
 def evaluate_weights(path):
     """Report on the test set as at the end of a training, with the weights in the file at path."""
-    (model, classes, testTransform) = load_classifier(path)
+    (model, _, testTransform) = food_classifier.load_classifier(path)
     batchSize = config.LOCAL_BATCH_SIZE * devices.count_devices()
     (testDS, testLoader) = get_dataloader(config.TEST, testTransform, bs=batchSize, shuffle=False)
-    check_classes(path, classes, testDS)
     if devices.get_world_size() == 1 and devices.count_gpus() > 1:
         model = nn.DataParallel(model)
     print("[INFO] evaluating network...")
     (_, _, preds) = evaluate(model, testLoader, nn.CrossEntropyLoss())
     if devices.get_rank() == 0:
-        # the report of a run in output/ stays as it is
+        # beside the run's own report, not over it
         folder = os.path.join(os.path.dirname(config.REPORT_PATH), "evaluation")
         folder += time.strftime("-%Y-%m-%d-%H%M%S")
         reporting.save_report(testDS, preds, folder)
         print(f"[INFO] saved the report in {folder}...")
 
 
-def start():
-    """Join the processes that torchrun started, read the command line, and start or resume a run;
-    return (args, run): the parsed command line, and what checkpoint.start_run() returns."""
-    devices.join_processes()
+def parse_args(argv):
+    """Return the parsed command line, whose settings are then in config."""
     names = "IMAGE_SIZE LOCAL_BATCH_SIZE EPOCHS LR SEED NUM_WORKERS PRETRAINED".split()
     parser = cli.make_parser(__doc__, names, "python train_distributed.py --epochs 5 --lr 0.0005")
-    text = "continue the run in output/ after its last completed epoch (default: no)"
-    parser.add_argument("--resume", action="store_true", help=text)
-    text = "train nothing, and report on the test set with the trained weights (default: no)"
-    parser.add_argument("--evaluate", action="store_true", help=text)
+    parser.add_argument(
+        "--resume", action="store_true", help="continue output/'s run, or begin one"
+    )
+    parser.add_argument("--evaluate", action="store_true", help="train nothing, write the report")
     text = f"trained weights for --evaluate (default: {config.MODEL_PATH})"
     parser.add_argument("--weights", metavar="PATH", help=text)
-    args = cli.parse_args(parser)
+    args = cli.parse_args(parser, argv)
     if args.weights and not args.evaluate:
         parser.error("--weights needs --evaluate")
-    print(f"[INFO] running on {devices.describe_devices()}...")
-    if args.evaluate:
-        return args, None
-    run = checkpoint.start_run(args)
-    create_dataloaders.check_splits()
-    torch.manual_seed(config.SEED)
-    devices.keep_memory()
-    return args, run
+    return args
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    devices.keep_memory()
+    cli.run(main, advice="--resume continues a training after its last completed epoch")

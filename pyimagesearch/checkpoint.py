@@ -1,55 +1,28 @@
-# The files in output/: none is ever partial, none can run code, and runs are kept apart.
+"""A run in output/: its weights, its checkpoint and its settings, each whole or not there."""
 
-import glob
+import hashlib
 import io
 import json
 import os
-import re
-import shutil
-import time
-from contextlib import suppress
+import platform
 
 import torch
-from filelock import FileLock, Timeout
 
 from . import config, devices
-from .cli import UserError, compare, lacks_memory, set_config
+from .cli import UserError, in_all_processes, set_config
 from .create_dataloaders import get_classes
-from .images import describe_images
+from .files import lock_output, set_aside_run, write_file
 
-# the settings of a run, and its images by the name that messages use
+# the settings that make a run what it is, and its images by the names that messages use
 SETTINGS = ("IMAGE_SIZE", "SEED", "PRETRAINED", "MEAN", "STD", "EPOCHS", "LR", "LOCAL_BATCH_SIZE")
-SPLITS = {"the training set": "TRAIN", "the validation set": "VAL", "the test set": "TEST"}
-# the locks that this process holds until it ends
-locks = []
-
-
-def write_file(path, data, before=None):
-    """Write data (bytes) to path in one step: path never holds a partial file. before() is called
-    when the new file is complete. Raises UserError if writing fails; path is then as it was."""
-    # unique per process
-    partialPath = f"{path}.{os.getpid()}.partial"
-    try:
-        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-        with open(partialPath, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        if before:
-            before()
-        os.replace(partialPath, path)
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be written ({error.strerror}), the old file is kept; free disk space "
-            "or check the permissions"
-        ) from error
-    finally:
-        with suppress(OSError):
-            os.remove(partialPath)
+SPLITS = ("the training set", "the validation set", "the test set")
+# how many tasks a batch system or MPI has started, and which this is: a shell has no such number
+TASKS = [("SLURM_NTASKS", "SLURM_PROCID"), ("PMI_SIZE", "PMI_RANK")]
+TASKS.append(("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"))
 
 
 def save_state(state, path, before=None):
-    """Write tensors and plain values in dicts and lists to path, in the main process alone."""
+    """Write tensors and plain values in dicts and lists to path, in rank 0 alone."""
     if devices.get_rank() == 0:
         buffer = io.BytesIO()
         torch.save(state, buffer)
@@ -67,153 +40,122 @@ def save_weights(model, classes):
     save_state(state, config.MODEL_PATH)
 
 
-def load_state(path):
-    """Return what save_state wrote to path, its tensors on the CPU; raise UserError if the file is
-    missing, corrupt, or holds more than tensors and plain values, which could run code."""
-    try:
-        with open(path, "rb") as file:
-            data = io.BytesIO(file.read())
-        return torch.load(data, map_location="cpu", weights_only=True)
-    except OSError as error:
-        others = glob.glob(os.path.join(os.path.dirname(path), "run-*", os.path.basename(path)))
-        advice = "train_distributed.py writes this file"
-        if others:
-            advice = f"the last one of an earlier run is {max(others, key=os.path.getmtime)}"
-        raise UserError(f"{path}: {error.strerror}; {advice}") from error
-    # a corrupt file makes torch raise nearly anything
-    except Exception as error:
-        if lacks_memory(error):
-            raise
-        reason = "corrupt, or not a weights file (no code in it was executed); use another copy"
-        if re.search("Unsupported (global|class)", str(error)):
-            reason = (
-                "holds more than tensors, such as a whole model, and no code in it was executed; "
-                "save the weights alone: torch.save(model.state_dict(), path)"
-            )
-        raise UserError(f"{path}: {reason}") from error
-
-
-def get_table_path():
-    """Return where the history is saved as a table, beside its plot."""
-    return os.path.splitext(config.PLOT_PATH)[0] + ".csv"
-
-
-def get_products():
-    """Return the paths of the files that one run leaves in output/."""
-    names = "PLOT MODEL REPORT CONFUSION PREDICTIONS MISTAKES SETTINGS RESULTS CHECKPOINT".split()
-    return [*(getattr(config, f"{name}_PATH") for name in names), get_table_path()]
-
-
-def lock_output():
-    """Keep other trainings out of output/ until this process ends, and remove the partial files of
-    a killed one. Raises UserError if a training runs already."""
-    folder = os.path.dirname(config.CHECKPOINT_PATH) or "."
-    lock = FileLock(os.path.abspath(os.path.join(folder, ".lock")), is_singleton=True)
-    try:
-        os.makedirs(folder, exist_ok=True)
-        lock.acquire(blocking=False)
-    except Timeout as error:
-        advice = "wait until it ends, or start in another directory"
-        raise UserError(
-            f"{folder}: another training is running in this directory; {advice}"
-        ) from error
-    except OSError as error:
-        advice = "check what it is and its permissions"
-        raise UserError(f"{folder}: cannot write to this folder ({error}); {advice}") from error
-    locks.append(lock)
-    for path in get_products():
-        for partialPath in glob.glob(f"{glob.escape(path)}.*.partial"):
-            os.remove(partialPath)
-
-
-def set_aside_run():
-    """Move what an earlier run left in output/ into a folder under output/."""
-    products = [path for path in get_products() if os.path.exists(path)]
-    if products:
-        # named after the time of its last file
-        newest = time.localtime(max(map(os.path.getmtime, products)))
-        folder = os.path.dirname(config.CHECKPOINT_PATH)
-        folder = os.path.join(folder, time.strftime("run-%Y-%m-%d-%H%M%S", newest))
-        while os.path.exists(folder):
-            folder += "-again"
-        os.makedirs(folder)
-        for path in products:
-            shutil.move(path, folder)
-        print(f"[INFO] the files of an earlier run were moved to {folder}...")
-
-
 def start_run(args):
-    """Start a run, or load the checkpoint to resume from and take over its settings; return a dict
-    with the run's record and, when resuming, all that save_checkpoint() wrote. Raises UserError if
-    another training runs, if there is nothing to resume, or if flags or settings differ."""
-    run = {}
-    if devices.get_rank() == 0:
-        lock_output()
-        # a launch that starts itself again cannot take the flag away: it may begin without one
-        canBegin = os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
-        if args.resume and (os.path.exists(config.CHECKPOINT_PATH) or not canBegin):
-            path = config.CHECKPOINT_PATH
-            if not os.path.exists(path):
-                raise UserError(f"{path}: nothing to resume; leave out --resume")
-            run = load_state(path)
-            before = run.get("record") if isinstance(run, dict) else None
-            if not isinstance(before, dict) or get_record().keys() - before.keys():
-                raise UserError(f"{path}: not a checkpoint of this training; leave out --resume")
-    run = devices.broadcast(run)
+    """Start a run or, with --resume, continue that in output/ if there is one, with its settings;
+    return a dict with the record of these and, when resuming, all that save_checkpoint() wrote.
+    Raises UserError if another training runs, or if settings differ."""
+    where = f"{devices.count_devices()} x {config.DEVICE}, computing in {devices.compute_dtype()}"
+    print(f"[INFO] running on {where}...")
+    run = devices.broadcast(read_checkpoint(args))
     if run:
         take_settings(run["record"], args)
-    record = get_record()
-    devices.compare_processes({**record, "--resume": args.resume})
-    for name in SPLITS if run else ():
-        if run["record"][name] != record[name]:
-            print(f"[INFO] {name} changed: {run['record'][name]} then, {record[name]} now...")
-    return {**run, "record": record}
-
-
-def get_record():
-    """Return the settings and image digests that all processes must share, by name."""
+    elif args.resume:
+        print(f"[INFO] no {config.CHECKPOINT_PATH} to resume: a new run begins...")
     record = {name: getattr(config, name) for name in SETTINGS}
-    record.update({name: describe_images(getattr(config, key)) for name, key in SPLITS.items()})
-    return {**record, "CLASSES": get_classes(), "number of devices": devices.count_devices()}
+    record.update({"CLASSES": get_classes(), "number of devices": devices.count_devices()})
+    compare_processes(record)
+    return {**run, "record": {**run.get("record", {}), **record}}
 
 
+@in_all_processes
+def read_checkpoint(args):
+    """In rank 0, lock output/ and return the checkpoint to resume, {} if there is none. Raises
+    UserError where several tasks were started without torchrun."""
+    for numTasks, task in TASKS:
+        count = int(os.environ.get(numTasks, 1))
+        if count > 1 and task in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ:
+            alone = f"started as {count} tasks without torchrun, each of which would train alone"
+            raise UserError(f"{alone}; start one task per machine, and in it torchrun")
+    if devices.get_rank() > 0:
+        return {}
+    lock_output()
+    if not args.resume or not os.path.exists(config.CHECKPOINT_PATH):
+        return {}
+    return torch.load(config.CHECKPOINT_PATH, map_location="cpu", weights_only=True)
+
+
+@in_all_processes
 def take_settings(before, args):
-    """Set config to the settings in the record of a checkpoint, batch size and rate the same over
-    all devices. Raises UserError if CLASSES or a flag other than --epochs differs."""
-    settings = {name: before[name] for name in SETTINGS}
+    """Set config to the settings in a checkpoint's record, with the same batch over all devices.
+    Raises UserError if CLASSES or a flag other than --epochs differs."""
     (numBefore, numDevices) = (before["number of devices"], devices.count_devices())
     (perDevice, rest) = divmod(numBefore * before["LOCAL_BATCH_SIZE"], numDevices)
     if rest:
-        where = f"{numDevices} devices, as {config.CHECKPOINT_PATH} has {numBefore}"
-        raise UserError(f"the batch cannot be split evenly between {where}; resume on others")
-    # rounded, as 0.0001 * 3 is not quite 0.0003
-    rate = float(f"{before['LR'] * numBefore / numDevices:.12g}")
-    epochs = getattr(args, "EPOCHS", before["EPOCHS"])
-    settings.update(LOCAL_BATCH_SIZE=perDevice, LR=rate, EPOCHS=epochs)
+        raise UserError(f"no even batch on {numDevices} devices; resume on {numBefore}, as before")
+    flags = {name: value for name, value in vars(args).items() if name in SETTINGS}
+    settings = {name: before[name] for name in SETTINGS}
+    settings.update(LOCAL_BATCH_SIZE=perDevice, EPOCHS=flags.get("EPOCHS", before["EPOCHS"]))
     saved = {**settings, "CLASSES": before["CLASSES"]}
-    given = {**settings, **vars(args), "CLASSES": get_classes()}
-    records = {f"in {config.CHECKPOINT_PATH}": saved, "in this run": given}
-    compare(records, "they must match, or start again without --resume")
+    given = {**settings, **flags, "CLASSES": get_classes()}
+    records = ((f"in {config.CHECKPOINT_PATH}", saved), ("in this run", given))
+    compare_records(records, "they must match, or start again without --resume")
     set_config("taken from the checkpoint", settings)
 
 
-def save_checkpoint(parts, epoch, H, record):
-    """Write the state of a training and its settings; the first time, move an earlier run aside.
-    parts: dict of what has a state. epoch: the number of completed epochs. H: the history."""
-    state = {name: part.state_dict() for name, part in parts.items()}
-    state.update(epoch=epoch, H=H, record=record)
-    save_state(state, config.CHECKPOINT_PATH, before=set_aside_run if epoch == 1 else None)
-    if devices.get_rank() == 0:
-        write_file(config.SETTINGS_PATH, f"{json.dumps(record, indent=4)}\n".encode())
+def compare_records(records, advice):
+    """Raise UserError if records, pairs of a place such as "on host" and a dict, differ."""
+    differences = []
+    for name in records[0][1]:
+        places = {}
+        for where, record in records:
+            # a host once, however many processes it has
+            places.setdefault(str(record[name]), {})[where] = None
+        if len(places) > 1:
+            values = [f"{value} {', '.join(found)}" for value, found in places.items()]
+            differences.append(f"{name} is {' and '.join(values)}")
+    if differences:
+        raise UserError("; ".join([*differences, advice]))
 
 
-def restore_checkpoint(run, parts):
-    """Put parts in the state that start_run returned; return its epoch and history H."""
+def compare_processes(record):
+    """Raise UserError in all processes unless all of them have the same record."""
+    compare_records(devices.all_gather((f"on {platform.node()}", record)), "they must match")
+
+
+def restore_run(run, parts, H, datasets):
+    """Put parts and the history H in the state of a run that is resumed; return the number of
+    completed epochs. Prints which of the datasets, those of SPLITS, have changed; raises UserError
+    if they differ between processes."""
+    images = dict(zip(SPLITS, map(describe_images, datasets), strict=True))
+    compare_processes(images)
+    before = run["record"]
+    run["record"] = {**before, **images}
+    if "model" not in run:
+        return 0
+    for name in SPLITS:
+        if before[name] != images[name]:
+            print(f"[INFO] {name} changed: {before[name]} then, {images[name]} now...")
     for name, part in parts.items():
         # empty for a GradScaler that is off
         if run[name]:
             part.load_state_dict(run[name])
-    print(f"[INFO] resuming after epoch {run['epoch']}...")
-    if run["epoch"] >= config.EPOCHS:
-        print(f"[INFO] nothing left to train (EPOCHS = {config.EPOCHS})...")
-    return run["epoch"], run["H"]
+    # Adam pairs numbers as they lie in memory, and Apple's GPU has them in another order
+    for param, values in parts["opt"].state.items():
+        for name, value in values.items():
+            if value.shape == param.shape:
+                values[name] = torch.empty_like(param).copy_(value)
+    H.update(run["H"])
+    print(f"[INFO] resuming after epoch {run['epoch']} of {config.EPOCHS}...")
+    return run["epoch"]
+
+
+def describe_images(ds):
+    """Return as text the number of images of an ImageFolder and a digest of paths and sizes."""
+    lines = []
+    for path, _ in ds.samples:
+        # slashes on Windows too
+        name = os.path.relpath(path, ds.root).replace(os.sep, "/")
+        lines.append(f"{name} {os.path.getsize(path)}")
+    text = "\n".join(sorted(lines)).encode(errors="surrogateescape")
+    return f"{len(lines)} images ({hashlib.sha256(text).hexdigest()[:8]})"
+
+
+def save_checkpoint(run, parts, epoch, H, classes):
+    """Write the state of a training after an epoch, its weights and its settings; the first time,
+    move an earlier run aside. parts: dict of what has a state; H: the history."""
+    state = {name: part.state_dict() for name, part in parts.items()}
+    state.update(epoch=epoch, H=H, record=run["record"])
+    save_state(state, config.CHECKPOINT_PATH, before=set_aside_run if epoch == 1 else None)
+    save_weights(parts["model"], classes)
+    if devices.get_rank() == 0:
+        write_file(config.SETTINGS_PATH, f"{json.dumps(run['record'], indent=4)}\n".encode())

@@ -1,7 +1,6 @@
-# The settings of all three scripts: edit the values, then run the scripts. All paths are
-# relative to the working directory, so a second experiment is a second directory.
+"""The settings of all three scripts: edit the values, then run the scripts. All paths are relative
+to the working directory, so a second experiment is a second directory."""
 
-# import the necessary packages
 import os
 import sys
 
@@ -17,8 +16,8 @@ TRAIN = os.path.join(BASE_PATH, "training")
 VAL = os.path.join(BASE_PATH, "validation")
 TEST = os.path.join(BASE_PATH, "evaluation")
 
-# class labels, in the order of the class index that begins each file name, or the names of the
-# class folders in any order; a slash makes nested folders, and the report shows the outer name
+# class labels: label n belongs to files n_*.jpg; or list the names of your class folders in any
+# order. A slash makes nested folders, and the report shows the outer name
 CLASSES = [
     "Bread",
     "Dairy_product",
@@ -41,31 +40,28 @@ IMAGE_SIZE = 224
 
 # where the network runs: on the CUDA GPUs where there are any ("cuda:1" takes that one alone),
 # else on Apple's MPS, else on the CPU
-if torch.cuda.is_available():
-    DEVICE = torch.device("cuda")
-elif torch.backends.mps.is_available():
-    DEVICE = torch.device("mps")
-else:
-    DEVICE = torch.device("cpu")
+isMps = torch.backends.mps.is_available()
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "mps" if isMps else "cpu")
 
 # start from the ImageNet weights (False: from random ones)
 PRETRAINED = True
-# images in a training batch, per device: 128 need 6 GB in bf16 and 17 GB in fp32
+# images in a training batch, per device: 128 need 6 GB in half precision, 10 in fp32
 LOCAL_BATCH_SIZE = 128 if "cuda" in str(DEVICE) else 32
 # images in an inference batch, per device
 PRED_BATCH_SIZE = 4
-# passes over the training images
+# passes over the training images; the learning rate falls to a tenth after every 10, and after 50
+# it is too small to learn anything
 EPOCHS = 20
 # learning rate, multiplied by the number of devices
 LR = 0.0001
 # seed of the random weights, of the order of the images and of their augmentation
 SEED = 42
-# processes per loader that load images: one per CPU that this process may use, which in a container
-# is fewer than the host has; at most four on Windows and macOS, where each takes half a gigabyte
+# processes per loader that load images: one per CPU that this process may use, at most four on
+# Windows and macOS, where each takes half a gigabyte
 NUM_WORKERS = joblib.cpu_count() if sys.platform == "linux" else min(joblib.cpu_count(), 4)
 
 # what the scripts write: training plot, weights, report, confusion matrix, predictions, mistakes,
-# settings of the run, pictures with predictions, and the checkpoint that --resume continues from
+# settings, pictures with predictions, and the checkpoint for --resume
 PLOT_PATH = os.path.join("output", "model_training.png")
 MODEL_PATH = os.path.join("output", "food_classifier.pth")
 REPORT_PATH = os.path.join("output", "classification_report.txt")

@@ -1,62 +1,60 @@
-# import the necessary packages
+"""The transform that training and inference share, and the data loaders."""
+
 import math
 import os
-import signal
 import sys
+import tempfile
 import zlib
 from functools import partial
-from multiprocessing import parent_process
 
 import torch
-from torch.multiprocessing import _prctl_pr_set_pdeathsig
 from torch.utils.data import DataLoader, DistributedSampler
 from torchvision import datasets, transforms
 
 from . import config, devices
-from .cli import UserError
+from .cli import UserError, in_all_processes, normalize_name
 from .images import is_image, load_image
 
 # how workers start: fork is fastest; Windows has only spawn, and fork is unsafe on macOS
 START_METHOD = "fork" if sys.platform == "linux" else "spawn"
-# after a script that ended at once, Python frees its workers' semaphores, and would warn of them
-sys.warnoptions.append("ignore:resource_tracker")
-
-
-def train_transform():
-    """Return the augmentation of training images: PIL image to float (3, H, W), normalized."""
-    return transforms.Compose(
-        [
-            transforms.RandomResizedCrop(config.IMAGE_SIZE),
-            transforms.RandomHorizontalFlip(),
-            transforms.RandomRotation(90),
-            transforms.ToTensor(),
-            transforms.Normalize(mean=config.MEAN, std=config.STD),
-        ]
-    )
+# the sockets through which workers send images have names of at most 107 characters
+if START_METHOD == "fork" and len(tempfile.gettempdir()) > 70:
+    tempfile.tempdir = "/tmp"
 
 
 def test_transform():
-    """Return the preprocessing of all other images: PIL image to float (3, H, W), normalized."""
+    """Return the preprocessing of all but training images: PIL image to float (3, H, W)."""
     resize = transforms.Resize((config.IMAGE_SIZE, config.IMAGE_SIZE))
     normalize = transforms.Normalize(mean=config.MEAN, std=config.STD)
     return transforms.Compose([resize, transforms.ToTensor(), normalize])
 
 
+@in_all_processes
 def get_dataloader(rootDir, transforms, bs, shuffle=True):
-    """Return (dataset, loader) over the class folders of rootDir; raise UserError if it has none.
+    """Return (dataset, loader) over the class folders of rootDir.
 
     The dataset is a torchvision ImageFolder; the loader yields float images (N, 3, H, W) and int64
     class indices (N,). transforms: callable from a PIL image to a tensor (3, H, W). bs: images per
-    batch, which several processes split evenly; the last may be smaller. shuffle: in random order,
-    else in the order of the paths; order and augmentation depend only on SEED, epoch and image;
-    each pass advances the epoch, and loader.sampler.set_epoch() chooses another one."""
+    batch of all processes together. shuffle: in an order and with an augmentation that depend on
+    SEED, epoch and image alone, another one in each pass; else in the order of the paths. Raises
+    UserError if the class folders are not those of CLASSES."""
+    if not os.path.isdir(rootDir):
+        where = f"{os.path.abspath(rootDir)}: no such folder"
+        raise UserError(f"{where}; run prepare_dataset.py first, or set BASE_PATH in config.py")
     # create a dataset, and use it to create a data loader
-    try:
-        loader = partial(load_image, imageSize=config.IMAGE_SIZE)
-        ds = SeededImageFolder(rootDir, transforms, loader=loader, is_valid_file=is_image)
-    except OSError as error:
-        reason = str(error.strerror or error).rstrip(".")
-        raise UserError(f"{rootDir}: {reason}; run prepare_dataset.py first") from error
+    imageLoader = partial(load_image, imageSize=config.IMAGE_SIZE)
+
+    def is_shown(path):
+        return is_image(path) and f"{os.sep}." not in path.removeprefix(rootDir)
+
+    ds = SeededImageFolder(rootDir, transforms, loader=imageLoader, is_valid_file=is_shown)
+    # a class that one split lacks would shift every label after it
+    (found, expected) = (list(map(normalize_name, c)) for c in (ds.classes, get_classes()))
+    if found != expected:
+        raise UserError(
+            f"{rootDir} has the classes {', '.join(ds.classes)}; CLASSES in config.py or the "
+            f"weights have {', '.join(get_classes())}; run prepare_dataset.py, or use other weights"
+        )
     (rank, worldSize) = (devices.get_rank(), devices.get_world_size())
     if shuffle:
         sampler = EpochSampler(ds, worldSize, rank, seed=config.SEED)
@@ -71,7 +69,6 @@ def get_dataloader(rootDir, transforms, bs, shuffle=True):
         batch_size=bs,
         sampler=sampler,
         num_workers=numWorkers,
-        worker_init_fn=end_with_script,
         # keep the workers between epochs: forking new ones takes 2 to 4 s on a CPU
         persistent_workers=numWorkers > 0,
         multiprocessing_context=START_METHOD if numWorkers else None,
@@ -81,6 +78,11 @@ def get_dataloader(rootDir, transforms, bs, shuffle=True):
         pin_memory=config.DEVICE.type == "cuda",
     )
     return (ds, loader)
+
+
+def get_classes():
+    """Return the class names of config.CLASSES as an ImageFolder names and orders them."""
+    return sorted({label.split("/")[0] for label in config.CLASSES})
 
 
 class EpochSampler(DistributedSampler):
@@ -94,13 +96,7 @@ class EpochSampler(DistributedSampler):
 
 
 class SeededImageFolder(datasets.ImageFolder):
-    """An ImageFolder whose item (seed, i) is image i, augmented by that seed alone; item i is
-    augmented at random, as in any ImageFolder. Hidden folders do not count as classes."""
-
-    def find_classes(self, directory):
-        (classes, _) = super().find_classes(directory)
-        classes = [name for name in classes if not name.startswith(".")]
-        return classes, {name: index for index, name in enumerate(classes)}
+    """An ImageFolder whose item (seed, i) is image i, augmented by that seed alone."""
 
     def __getitem__(self, item):
         if not isinstance(item, tuple):
@@ -110,29 +106,3 @@ class SeededImageFolder(datasets.ImageFolder):
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             return super().__getitem__(index)
-
-
-def end_with_script(workerId):
-    """Have Linux end this worker with its script; elsewhere a worker looks every five seconds."""
-    _prctl_pr_set_pdeathsig(signal.SIGKILL)
-    # the script may have ended just before
-    if os.getppid() != parent_process().pid:
-        os._exit(1)
-
-
-def get_classes():
-    """Return the class names of config.CLASSES as an ImageFolder names and orders them."""
-    return sorted({label.split("/")[0] for label in config.CLASSES})
-
-
-def check_splits():
-    """Print how many images each split has; raise UserError unless all have the classes of config:
-    a class that one split lacks would shift every label after it."""
-    for rootDir in (config.TRAIN, config.VAL, config.TEST):
-        (ds, _) = get_dataloader(rootDir, None, bs=1, shuffle=False)
-        print(f"[INFO] {rootDir}: {len(ds)} images of {len(ds.classes)} classes...")
-        odd = sorted(set(ds.classes) ^ set(get_classes()))
-        if odd:
-            odd = f"(different: {', '.join(odd[:5])})"
-            advice = "run prepare_dataset.py first"
-            raise UserError(f"{rootDir}: classes differ from CLASSES in config.py {odd}; {advice}")

@@ -1,5 +1,6 @@
-# Checks before copying: the class and split of each image, and all that is wrong with the data set.
+"""The class and split of each image, and all that is wrong with a data set before it is copied."""
 
+import functools
 import hashlib
 import os
 import random
@@ -10,200 +11,190 @@ from contextlib import suppress
 from tqdm.contrib.concurrent import thread_map
 
 from . import config
-from .checkpoint import write_file
-from .cli import UserError, simplify
-from .images import list_images, report_others, try_image
+from .cli import UserError, normalize_name
+from .files import write_file
+from .images import is_image, list_images, load_image, report_others
 
-# a list of the images that cannot be used, with the reasons
-BAD_PATH = os.path.join("output", "bad_images.txt")
-# the names of the folders of each split
+# the list of images with a problem, and the names of the folders of each split
+PROBLEMS_PATH = os.path.join("output", "bad_images.txt")
 SPLITS = (("training", "train"), ("validation", "val", "valid"), ("evaluation", "test", "testing"))
 
 
-def get_label(imagePath, rootDir):
-    """Return the label of an image under rootDir: either its folder is named so, or its name begins
-    with the class index, <class index>_<image number>.jpg. Raises UserError if neither does."""
-    folder = os.path.relpath(os.path.dirname(imagePath), rootDir)
-    if folder == ".":
-        (index, underscore, _) = os.path.basename(imagePath).partition("_")
-        if underscore and index.isdecimal() and int(index) < len(config.CLASSES):
-            return config.CLASSES[int(index)]
-        limits = f"from 0 to {len(config.CLASSES) - 1} and _"
-        raise UserError(f"the name does not begin with a class index {limits}; rename it")
-    labels = {simplify(label): label for label in config.CLASSES}
-    if simplify(folder) in labels:
-        return labels[simplify(folder)]
-    outer = folder.split(os.sep)[0]
-    if simplify(outer) in labels:
-        raise UserError(f"in a folder inside the class folder {outer}; move its images up")
-    raise UserError("the folder is not in CLASSES of config.py; add it there or move it away")
-
-
 def find_splits():
-    """Return the folders to copy to TRAIN, VAL and TEST; DATA_PATH thrice if it has no splits.
-    Raises UserError if there is no DATA_PATH, or if the copies would mix with it."""
+    """Return the folders to copy to TRAIN, VAL and TEST: the training folder for one that is not
+    there, DATA_PATH if there are none. Raises UserError if the copies would mix with DATA_PATH."""
     root = config.DATA_PATH
-    if not os.path.isdir(root):
-        raise UserError(
-            f"{root}: no such folder; put the data set there, set DATA_PATH in config.py to where "
-            "it is, or draw one with --sample"
-        )
-    for destiDir in (config.TRAIN, config.VAL, config.TEST):
+    for destiDir in (config.BASE_PATH, config.TRAIN, config.VAL, config.TEST):
         (source, copy) = (os.path.realpath(path) + os.sep for path in (root, destiDir))
         if source.startswith(copy) or copy.startswith(source):
-            raise UserError(
-                f"DATA_PATH in config.py is {root}, and the copies in {destiDir} would mix with "
-                "it; set another BASE_PATH"
-            )
-    labels = [simplify(label) for label in config.CLASSES]
-    folders = {name.lower(): name for name in os.listdir(root) if simplify(name) not in labels}
+            raise UserError(f"{root} would mix with {destiDir}; set another BASE_PATH in config.py")
+    # a class may have the name of a split
+    labels = index_labels(tuple(config.CLASSES))
+    names = [name for name in os.listdir(root) if normalize_name(name) not in labels]
+    folders = {name.lower(): os.path.join(root, name) for name in names}
     found = [[folders[name] for name in names if name in folders] for names in SPLITS]
-    if not any(found):
-        return [root] * 3
-    return [os.path.join(root, (*a, *b)[0]) for a, b in zip(found, SPLITS, strict=True)]
+    if any(found) and not found[0]:
+        raise UserError(f"{root}: no folder of training images, {' or '.join(SPLITS[0])}")
+    return [(*paths, *found[0], root)[0] for paths in found]
 
 
-def find_images(rootDir, destiDir, skip=()):
-    """Return the images under rootDir to copy to destiDir, but those to skip. Class folders without
-    splits are split here: 15 % of each class, at least one, for VAL and for TEST, by SEED."""
+def select_images(rootDir, destiDir, skip=()):
+    """Return the images under rootDir to copy to destiDir, but those to skip. A split without a
+    folder is held out of the training images: 15 % of each class, at least one, by SEED."""
     imagePaths = [path for path in list_images(rootDir) if path not in skip]
-    if rootDir != config.DATA_PATH:
+    (trainDir, *others) = find_splits()
+    heldOut = [d for d, r in zip((config.VAL, config.TEST), others, strict=True) if r == trainDir]
+    if rootDir != trainDir or not heldOut:
         return imagePaths
     classes = defaultdict(list)
     for path in imagePaths:
-        classes[get_label(path, rootDir)].append(path)
-    share = []
+        classes[get_target(path, rootDir)[0]].append(path)
+    selected = []
     for paths in classes.values():
         random.Random(config.SEED).shuffle(paths)
-        held = max(1, round(0.15 * len(paths)))
-        parts = {config.VAL: paths[:held], config.TEST: paths[held : 2 * held]}
-        share += parts.get(destiDir, paths[2 * held :])
-    return sorted(share)
+        count = max(1, round(0.15 * len(paths)))
+        shares = {split: paths[i * count : (i + 1) * count] for i, split in enumerate(heldOut)}
+        selected += shares.get(destiDir, paths[len(heldOut) * count :])
+    return sorted(selected)
+
+
+@functools.cache
+def index_labels(labels):
+    """Return {folder name as it is compared: label} for a tuple of labels."""
+    return {normalize_name(label): label for label in labels}
+
+
+def split_label(path):
+    """Return (label, filename) of an image in a class folder, from its path in the split's folder:
+    ("Bread", "2023/0.jpg") for "bread/2023/0.jpg". Raises UserError for another folder."""
+    (labels, folders) = (index_labels(tuple(config.CLASSES)), path.split(os.sep))
+    # the folder of Noodles/Pasta may be one in another
+    for count in range(1, len(folders)):
+        label = labels.get(normalize_name(os.sep.join(folders[:count])))
+        if label:
+            return label, os.path.join(*folders[count:])
+    raise UserError("the folder is not in CLASSES of config.py; add it there or move it away")
+
+
+def get_target(imagePath, rootDir):
+    """Return (label, filename) of an image: its folder under rootDir is named after the class, or
+    its name is <class index>_<image number>.jpg. Raises UserError if neither holds."""
+    filename = os.path.relpath(imagePath, rootDir)
+    if os.sep in filename:
+        return split_label(filename)
+    index = filename.partition("_")[0]
+    if index.isdecimal() and int(index) < len(config.CLASSES):
+        return config.CLASSES[int(index)], filename
+    limits = f"from 0 to {len(config.CLASSES) - 1} and _"
+    raise UserError(f"the name does not begin with a class index {limits}; rename it")
 
 
 def check_dataset(skipBad):
     """Look at all images before anything is copied; return those that skipBad leaves out. Prints
-    all problems and raises UserError if there are any."""
+    the problems, lists each image with its own in a file, and raises UserError if there are any."""
+    with suppress(FileNotFoundError):
+        os.remove(PROBLEMS_PATH)
     rootDirs = find_splits()
-    (labels, bad, unread) = find_labels(rootDirs)
+    (targets, bad) = find_targets(rootDirs)
     # decode each image to the end
-    answers = thread_map(digest_image, labels, desc="checking", disable=None)
-    digests = dict(zip(labels, answers, strict=True))
+    answers = thread_map(digest_image, targets, desc="checking", disable=None)
+    digests = dict(zip(targets, answers, strict=True))
     bad.update({path: str(d) for path, d in digests.items() if isinstance(d, UserError)})
-
-    (problems, copies) = ([], defaultdict(dict))
+    (problems, copies, labels) = ([], defaultdict(dict), {})
     for rootDir, destiDir in zip(rootDirs, (config.TRAIN, config.VAL, config.TEST), strict=True):
-        here = {path: labels[path] for path in find_images(rootDir, destiDir, bad)}
-        problems += check_split(rootDir, destiDir, here, unread)
-        for path, label in here.items():
+        split = {path: targets[path] for path in select_images(rootDir, destiDir, bad)}
+        if rootDir == rootDirs[0] and destiDir != config.TRAIN:
+            print(f"[INFO] held out of {rootDir} for {destiDir}: {len(split)} images...")
+        problems += find_leftovers(destiDir, split)
+        labels[destiDir] = {label for label, _ in split.values()}
+        for path, (label, _) in split.items():
             copies[digests[path]][path] = (destiDir, label)
-    if bad:
-        # each reason can be read there, and the summary stays short
-        text = "".join(f"{path}: {reason}\n" for path, reason in sorted(bad.items()))
-        write_file(BAD_PATH, text.encode(errors="surrogateescape"))
-        print(f"[INFO] each image and what is wrong with it: {BAD_PATH}...")
-    if skipBad:
-        print(*(f"[INFO] left out: {line}\n" for line in group_problems(bad)), sep="", end="")
-        print(f"[INFO] total images left out: {len(bad)}...")
-    else:
-        problems = [*group_problems(bad), *problems]
-    if problems:
-        print(*problems, sep="\n")
-        advice = "; --skip-bad leaves out unreadable images and those without a class"
-        raise UserError(
-            f"nothing was copied; problems listed above: {len(problems)}, the first: "
-            f"{problems[0]}{advice if bad and not skipBad else ''}"
-        )
-    for place, noun in enumerate(("split", "class")):
-        # one path for each split or class
-        found = [{p[place]: path for path, p in c.items()}.values() for c in copies.values()]
-        found = [paths for paths in found if len(paths) > 1]
-        if found:
-            example = f"{len(found)}, such as {' and '.join(list(found[0])[:2])}"
-            effect = "; accuracy will look too high" if noun == "split" else ""
-            print(f"[INFO] images in more than one {noun}: {example}{effect}...")
+    lacking = defaultdict(list)
+    for label in config.CLASSES:
+        lacking[", ".join(split for split in labels if label not in labels[split])].append(label)
+    lacking.pop("", None)
+    for splits, lacked in lacking.items():
+        problems.append(f"{splits}: no image of {', '.join(lacked)}; each class needs one")
+    twice = {}
+    for places in copies.values():
+        for path, place in places.items():
+            other = next((p for p in places if places[p] != place), None)
+            if other:
+                twice[path] = f"the same image in another class or split, which flatters ({other})"
+
+    # each image and its problem in a file, a line per folder and kind here
+    lines = [f"{path}: {text}\n" for path, text in sorted([*bad.items(), *twice.items()])]
+    if lines:
+        write_file(PROBLEMS_PATH, "".join(lines).encode(errors="surrogateescape"))
+        print(f"[INFO] each image and what is wrong with it: {PROBLEMS_PATH}...")
+    for line in [*group_problems(twice), *group_problems(bad), *problems]:
+        print(f"[INFO] {line}")
+    if problems or (bad and not skipBad):
+        raise UserError("nothing was copied; mend the above, or leave out images with --skip-bad")
+    print(f"[INFO] total images left out: {len(bad)}...")
     return bad
 
 
-def find_labels(rootDirs):
-    """Return {imagePath: label} for the images under rootDirs, {imagePath: what is wrong} for those
-    without a label, and the labels with pictures that cannot be read. Raises UserError if a split
-    is missing, or if no folder has the name of a class."""
-    (labels, bad, unread) = ({}, {}, set())
+def find_targets(rootDirs):
+    """Return {imagePath: (label, filename)} for the images under rootDirs, and {imagePath: what is
+    wrong} for those without a place. Raises UserError if no folder has the name of a class."""
+    (targets, bad) = ({}, {})
     for rootDir in dict.fromkeys(rootDirs):
-        if not os.path.isdir(rootDir):
-            names = ", ".join(names[0] for names in SPLITS)
-            raise UserError(f"{rootDir}: no such folder; there must be three: {names}")
-        for path in report_others(rootDir):
-            with suppress(UserError):
-                unread.add(get_label(path, rootDir))
-        for path in list_images(rootDir):
+        report_others(rootDir)
+        (imagePaths, places) = (list_images(rootDir), {})
+        for path in imagePaths:
             try:
-                labels[path] = get_label(path, rootDir)
+                targets[path] = get_target(path, rootDir)
+                # some file systems are case-insensitive
+                other = places.setdefault(os.path.join(*targets[path]).lower(), path)
+                if other != path:
+                    bad[path] = f"same name and class as another image ({other}); rename one"
             except UserError as error:
                 bad[path] = str(error)
-    root = rootDirs[0]
-    folders = {
-        os.path.relpath(path, root).split(os.sep)[0] for path in bad if path.startswith(root)
-    }
-    if not labels and any(os.path.isdir(os.path.join(root, name)) for name in folders):
-        raise UserError(
-            f"{root}: no folder has a name in CLASSES of config.py; to take them all: CLASSES = "
-            f"{sorted(folders)}"
-        )
-    for name in sorted(os.listdir(config.DATA_PATH)) if root != config.DATA_PATH else ():
-        path = os.path.join(config.DATA_PATH, name)
-        if os.path.isdir(path) and path not in rootDirs and not name.startswith("."):
-            print(f"[INFO] {path} is not one of the three splits and is not copied...")
-    return labels, bad, unread
+        inFolders = {path for path in imagePaths if os.sep in os.path.relpath(path, rootDir)}
+        if inFolders & targets.keys():
+            # beside class folders a name is no class index
+            bad.update(dict.fromkeys(set(imagePaths) - inFolders, "in no class folder; move it"))
+    if inFolders and not targets:
+        names = sorted({os.path.relpath(path, rootDir).split(os.sep)[0] for path in inFolders})
+        raise UserError(f"no folder is in CLASSES of config.py; to take all: CLASSES = {names}")
+    paths = [os.path.join(config.DATA_PATH, name) for name in os.listdir(config.DATA_PATH)]
+    others = sorted(p for p in paths if p not in rootDirs and (os.path.isdir(p) or is_image(p)))
+    others = [path for path in others if os.path.basename(path)[0] != "."]
+    if others and rootDirs[0] != config.DATA_PATH:
+        print(f"[INFO] in no split, not copied: {len(others)}, such as {others[0]}...")
+    return targets, bad
 
 
 def digest_image(path):
     """Return a digest of an image file, or the UserError if it cannot be read."""
-    image = try_image(path, config.IMAGE_SIZE)
-    if isinstance(image, UserError):
-        return UserError(str(image).removeprefix(f"{path}: "))
+    try:
+        load_image(path, config.IMAGE_SIZE)
+    except UserError as error:
+        return UserError(str(error).removeprefix(f"{path}: "))
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").digest()
 
 
-def check_split(rootDir, destiDir, labels, unread):
-    """Return a list of what is wrong with the images of one split, and with what is already in its
-    destination; labels: {imagePath: label}, unread: labels with pictures that cannot be read."""
-    (targets, clashes) = ({}, {})
-    for path, label in labels.items():
-        target = os.path.normpath(os.path.join(destiDir, label, os.path.basename(path)))
-        # some file systems are case-insensitive
-        other = targets.setdefault(target.lower(), path)
-        if other != path:
-            clashes[path] = f"same name and class as another image ({other}); rename one"
-    problems = group_problems(clashes)
-    for index, label in enumerate(config.CLASSES):
-        if label not in labels.values():
-            advice = "convert its pictures to JPEG" if label in unread else "add one"
-            problems.append(
-                f"{rootDir}: no image of class {index}, {label}, for {destiDir}; {advice}: each "
-                "class needs an image in each of the three splits"
-            )
-    # leftovers of an earlier data set would be trained on, as ImageFolder takes all that it finds
-    leftovers = [path for path in list_images(destiDir) if path.lower() not in targets]
-    if leftovers:
-        problems.append(
-            f"{destiDir}: holds images of an earlier data set or split ({len(leftovers)}, such as "
-            f"{leftovers[0]}); move {config.BASE_PATH} away, or set another BASE_PATH in config.py"
-        )
-    return problems
+def find_leftovers(destiDir, targets):
+    """Return a list of what is wrong with what is in destiDir: ImageFolder would train on images of
+    an earlier data set too. targets: {imagePath: (label, filename)} of this one."""
+    places = {os.path.normpath(os.path.join(destiDir, *t)).lower() for t in targets.values()}
+    present = list_images(destiDir) if os.path.exists(destiDir) else []
+    present = {os.path.normpath(path).lower(): path for path in present}
+    (gone, new) = (sorted(present.keys() - places), len(places - present.keys()))
+    text = f"{destiDir} holds {len(gone)} images that are not in the data set or split any more"
+    text += f", and lacks {new} new ones; delete {destiDir} and run again"
+    return [f"{text} ({present[gone[0]]})"] if gone else []
 
 
 def group_problems(bad):
-    """Return a line for each folder and kind of problem; bad: {imagePath: what is wrong}."""
+    """Yield a line for each folder and kind of problem; bad: {imagePath: what is wrong}."""
     groups = defaultdict(list)
     for path, text in bad.items():
         # ignore details in parentheses
         kind = re.sub(r" \(.*\)", "", text, flags=re.DOTALL)
         groups[os.path.dirname(path), kind].append(path)
-    lines = []
-    for (folder, _), (first, *others) in groups.items():
-        name = f"{folder}: {len(others) + 1} images, such as {os.path.basename(first)}"
-        lines.append(f"{name if others else first}: {bad[first]}")
-    return lines
+    for (folder, _), paths in groups.items():
+        where = f"{folder}: {len(paths)} images, such as {os.path.basename(paths[0])}"
+        yield f"{where if len(paths) > 1 else paths[0]}: {bad[paths[0]]}"

@@ -1,17 +1,12 @@
-# import the necessary packages
-import os
-from argparse import ArgumentTypeError
+"""FoodClassifier, its base network, and the weights that know what they were trained on."""
 
 import torch
 from torch import nn
-from torch.autograd import Function
-from torch.nn.functional import batch_norm
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 from torchvision.models import DenseNet121_Weights, densenet121
 
 from . import config, devices
-from .checkpoint import load_state
-from .cli import UserError, lacks_memory, read_colour
+from .cli import check_config, set_config
 from .create_dataloaders import get_classes, test_transform
 
 
@@ -45,86 +40,9 @@ class FoodClassifier(nn.Module):
         return logits.float()
 
 
-def load_classifier(path):
-    """Return the trained FoodClassifier of a weights file, in evaluation mode on config.DEVICE, its
-    class names, and the transform from a PIL image to its input; see read_weights."""
-    (state, classes) = read_weights(path)
-    model = FoodClassifier(load_densenet(pretrained=False), len(classes))
-    model.load_state_dict(state)
-    return model.to(config.DEVICE).eval(), classes, test_transform()
-
-
-def read_weights(path):
-    """Return the state dict in a weights file and its class names; set config's IMAGE_SIZE, MEAN
-    and STD to what it was trained with. The tutorial's own file takes all of these from config.
-    Raises UserError if the file holds something else."""
-    state = load_state(path)
-    try:
-        if not isinstance(state, dict):
-            raise TypeError(f"a {type(state).__name__}, not a state dict")
-        # nn.DataParallel and DistributedDataParallel put it before each name
-        consume_prefix_in_state_dict_if_present(state, "module.")
-        facts = getattr(state, "_metadata", {}).get("", {})
-        classes = facts.get("classes", get_classes())
-        numClasses = len(state["classifier.bias"])
-        if numClasses != len(classes):
-            raise UserError(
-                f"{path}: the weights were trained on {numClasses} classes without their names, "
-                f"and CLASSES in config.py has {list_names(classes)}; they must match"
-            )
-        # on the meta device a network has shapes and no numbers
-        with torch.device("meta"):
-            model = FoodClassifier(load_densenet(pretrained=False), numClasses)
-        odd = {(key, tensor.shape) for key, tensor in model.state_dict().items()}
-        odd ^= {(key, tensor.shape) for key, tensor in state.items()}
-        if odd:
-            raise TypeError(min(odd)[0])
-        "".join(classes)
-        imageSize = int(facts.get("imageSize", config.IMAGE_SIZE))
-        mean = read_colour(facts.get("mean", config.MEAN))
-        std = read_colour(facts.get("std", config.STD))
-    except (ArgumentTypeError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{path}: not the weights of a FoodClassifier over DenseNet121 ({error}); "
-            "train_distributed.py writes such weights"
-        ) from error
-    (config.IMAGE_SIZE, config.MEAN, config.STD) = (imageSize, mean, std)
-    return state, classes
-
-
-def check_classes(path, classes, ds):
-    """Raise UserError unless the dataset ds has the classes of the weights at path."""
-    if ds.classes != classes:
-        raise UserError(
-            f"{path}: the weights were trained on {list_names(classes)}; {ds.root} has "
-            f"{list_names(ds.classes)}; use other weights, or prepare the data set of these"
-        )
-
-
-def list_names(classes):
-    """Return as text the number of classes and their names."""
-    more = ", ..." if len(classes) > 20 else ""
-    return f"{len(classes)} classes: {', '.join(classes[:20])}{more}"
-
-
 def load_densenet(pretrained):
-    """Return DenseNet121; raise UserError if ImageNet's weights cannot be downloaded or read."""
-    # under torchrun DistributedDataParallel gives the main process's weights to all
-    if not pretrained or devices.get_rank() > 0:
-        return densenet121(weights=None)
-    weights = DenseNet121_Weights.IMAGENET1K_V1
-    try:
-        return densenet121(weights=weights)
-    # no network, disk full, a corrupt file: each raises something else
-    except Exception as error:
-        if lacks_memory(error):
-            raise
-        folder = os.path.join(torch.hub.get_dir(), "checkpoints")
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(
-            f"the ImageNet weights cannot be downloaded or read ({reason}); place {weights.url} "
-            f"in {folder} by hand, or start from random weights with --no-pretrained"
-        ) from error
+    """Return DenseNet121. Another network whose last layer is named classifier is an edit here."""
+    return densenet121(weights=DenseNet121_Weights.IMAGENET1K_V1 if pretrained else None)
 
 
 def freeze_batch_norm(model):
@@ -141,28 +59,42 @@ class FrozenBatchNorm2d(nn.BatchNorm2d):
     """Batch normalization whose weight, bias and statistics are constants, in training too."""
 
     def forward(self, x):
-        """Return x (N, C, H, W) normalized."""
-        statistics = (self.running_mean, self.running_var)
-        return FixedNorm.apply(x, *statistics, self.weight, self.bias, self.eps)
+        """Return x (N, C, H, W) normalized. For x * scale + shift autograd keeps no input, which is
+        nearly half of what DenseNet121 keeps; torchvision's ops/misc.py does the same."""
+        if not x.requires_grad:
+            return super().forward(x)
+        scale = (self.weight * (self.running_var + self.eps).rsqrt()).to(x.dtype)
+        # from the scale as half precision rounds it, which keeps the error of the logits small
+        shift = (self.bias - self.running_mean * scale).to(x.dtype)
+        return torch.addcmul(shift[:, None, None], x, scale[:, None, None])
 
     def train(self, mode=True):
         """Stay in evaluation mode."""
         return super().train(False)
 
 
-class FixedNorm(Function):
-    """Batch normalization by constants. PyTorch's own keeps its input, for its weight's gradient,
-    even where that is frozen, nearly half of what DenseNet121 keeps for its backward pass."""
+def read_weights(path):
+    """Return the state dict in a weights file, and write what it was trained on into config:
+    CLASSES, IMAGE_SIZE, MEAN and STD."""
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    # nn.DataParallel and DistributedDataParallel put it before each name
+    consume_prefix_in_state_dict_if_present(state, "module.")
+    facts = getattr(state, "_metadata", {}).get("", {})
+    if "classes" not in facts:
+        print(f"[INFO] {path} has no class names: they are taken from CLASSES in config.py...")
+    elif facts["classes"] != get_classes():
+        set_config(f"taken from {path}", {"CLASSES": facts["classes"]})
+    names = {"IMAGE_SIZE": "imageSize", "MEAN": "mean", "STD": "std"}
+    settings = {name: facts.get(fact, getattr(config, name)) for name, fact in names.items()}
+    set_config(f"taken from {path}", settings)
+    check_config()
+    return state
 
-    @staticmethod
-    def forward(ctx, x, mean, var, weight, bias, eps):
-        ctx.save_for_backward(var, weight)
-        ctx.eps = eps
-        return batch_norm(x, mean, var, weight, bias, eps=eps)
 
-    @staticmethod
-    def backward(ctx, grad):
-        (var, weight) = ctx.saved_tensors
-        # (x - mean) * weight / sqrt(var + eps) + bias has the same derivative without mean and bias
-        zeros = var.new_zeros(len(var))
-        return batch_norm(grad, zeros, var, weight, zeros, eps=ctx.eps), *[None] * 5
+def load_classifier(path):
+    """Return the trained FoodClassifier of a weights file, in evaluation mode on config.DEVICE, its
+    class names, and the transform from a PIL image to its input; see read_weights."""
+    state = read_weights(path)
+    model = FoodClassifier(load_densenet(pretrained=False), len(get_classes()))
+    model.load_state_dict(state)
+    return model.to(config.DEVICE).eval(), get_classes(), test_transform()

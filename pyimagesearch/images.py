@@ -1,6 +1,6 @@
-# Image files: which files are images, and how one is read.
+"""Image files: which files are images, and how one is read."""
 
-import hashlib
+import errno
 import os
 import warnings
 from collections import Counter
@@ -10,36 +10,39 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from .cli import UserError, lacks_memory
+from .cli import ImageError
 
-# what is read, and pictures that are not
 EXTENSIONS = (*IMG_EXTENSIONS, ".gif", ".jfif", ".jpe", ".avif")
-UNREAD = (".heic", ".heif", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf")
 # of EXIF the orientation alone is needed, of a PNG's text nothing
 ORIENTATION = 0x0112
 turn = Image.Transpose
 TURNS = (turn.FLIP_LEFT_RIGHT, turn.ROTATE_180, turn.FLIP_TOP_BOTTOM, turn.TRANSPOSE)
 TURNS = dict(enumerate((*TURNS, turn.ROTATE_270, turn.TRANSVERSE, turn.ROTATE_90), start=2))
 (PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY) = (2**26, 2**30)
+# a phone's photograph may have 200 megapixels
+Image.MAX_IMAGE_PIXELS = None
 # PIL warns of oddities, such as a broken EXIF tag, in images that it reads all the same
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def is_image(path):
-    """Return whether path has the name of an image file; macOS's ._ files do not count."""
-    return path.lower().endswith(EXTENSIONS) and not os.path.basename(path).startswith("._")
+    """Return whether path has the name of an image file; hidden files do not count."""
+    return path.lower().endswith(EXTENSIONS) and not os.path.basename(path).startswith(".")
 
 
-def list_files(rootDir):
-    """Return the sorted paths of the files under rootDir, following links, without hidden folders;
-    raise UserError if a link leads back to a folder above it."""
+def list_files(rootDir, above=()):
+    """Return the sorted paths of the files under rootDir without hidden ones, through links, unless
+    they lead back to a folder above. Raises OSError for a folder that cannot be read. paths of
+    imutils follows no links and passes over such folders."""
+    above = (*above, os.path.realpath(rootDir))
     found = []
-    for folder, names, files in os.walk(rootDir, followlinks=True):
-        (real, above) = (os.path.realpath(folder), os.path.realpath(os.path.dirname(folder)))
-        if os.path.islink(folder) and os.path.commonpath([real, above]) == real:
-            raise UserError(f"{folder}: this link leads back to a folder above it; remove the link")
-        names[:] = [name for name in names if not name.startswith(".")]
-        found += [os.path.normpath(os.path.join(folder, name)) for name in files]
+    for name in os.listdir(rootDir):
+        path = os.path.join(rootDir, name)
+        if not name.startswith("."):
+            if not os.path.isdir(path):
+                found.append(path)
+            elif os.path.realpath(path) not in above:
+                found += list_files(path, above)
     return sorted(found)
 
 
@@ -49,49 +52,28 @@ def list_images(rootDir):
 
 
 def report_others(rootDir):
-    """Print how many files under rootDir are not read; return the pictures among them."""
-    (others, pictures, kinds) = (Counter(), [], Counter())
-    for path in list_files(rootDir):
-        (stem, extension) = os.path.splitext(os.path.basename(path).lower())
-        if stem.startswith("._"):
-            others["._*"] += 1
-        elif extension in UNREAD:
-            pictures.append(path)
-            kinds[extension] += 1
-        elif not is_image(path):
-            others[extension or "without extension"] += 1
-    advice = "; these pictures cannot be read: convert them to JPEG"
-    for counts, text in ((others, ""), (kinds, advice)):
-        parts = [f"{count} {kind}" for kind, count in counts.most_common(5)]
-        parts += [f"{len(counts) - 5} other kinds"] * (len(counts) > 5)
-        if parts:
-            print(f"[INFO] non-image files in {rootDir}: {', '.join(parts)}{text}...")
-    return pictures
-
-
-def describe_images(rootDir):
-    """Return as text the number of images under rootDir and a digest of their paths and sizes."""
-    lines = []
-    for path in list_images(rootDir):
-        # slashes on Windows too
-        name = os.path.relpath(path, rootDir).replace(os.sep, "/")
-        lines.append(f"{name} {os.path.getsize(path)}")
-    text = "\n".join(sorted(lines)).encode(errors="surrogateescape")
-    return f"{len(lines)} images ({hashlib.sha256(text).hexdigest()[:8]})"
+    """Print how many files under rootDir are not read, by their endings."""
+    others = [path for path in list_files(rootDir) if not is_image(path)]
+    kinds = Counter(os.path.splitext(path)[1].lower() or "no ending" for path in others)
+    if kinds:
+        counts = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+        print(f"[INFO] not read in {rootDir}: {counts}; convert pictures among them to JPEG...")
 
 
 def load_image(path, imageSize=None):
     """Return the image file at path as an RGB PIL image, rotated as EXIF says, transparent parts
-    white; raise UserError if it cannot be decoded to the end. A JPEG may be decoded at a half,
-    quarter or eighth of its size, as long as its short side keeps 3 * imageSize pixels."""
+    white. A JPEG may be decoded at a half, quarter or eighth of its size, as long as its short side
+    keeps 3 * imageSize pixels. Raises ImageError for a broken image, OSError for a broken disk."""
     try:
         with Image.open(path) as image:
             if imageSize:
                 image.draft(None, (3 * imageSize, 3 * imageSize))
             image.load()
+            turn = None
             # malformed EXIF makes PIL raise nearly anything
             with suppress(Exception):
-                image = image.transpose(TURNS[image.getexif()[ORIENTATION]])
+                turn = TURNS[image.getexif()[ORIENTATION]]
+            image = image if turn is None else image.transpose(turn)
             if image.mode[0] in "IF":
                 # more than 8 bits of grey, which convert() would clip
                 pixels = np.asarray(image, np.float64)
@@ -106,18 +88,11 @@ def load_image(path, imageSize=None):
                 image = Image.alpha_composite(white, image)
             # convert() would copy an RGB image too
             return image if image.mode == "RGB" else image.convert("RGB")
-    # a broken file makes PIL raise nearly anything
+    except MemoryError:
+        raise
+    # a broken file makes PIL raise nearly anything, EINVAL where it leads PIL out of the file
     except Exception as error:
-        if lacks_memory(error):
-            raise
-        raise UserError(
-            f"{path}: cannot be read as an image ({error}); replace it, or convert it to JPEG"
-        ) from error
-
-
-def try_image(path, imageSize=None):
-    """Return what load_image() returns, or the UserError that it raises."""
-    try:
-        return load_image(path, imageSize)
-    except UserError as error:
-        return error
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise OSError(error.errno, error.strerror, path) from error
+        advice = "replace it, or convert it to JPEG"
+        raise ImageError(f"{path}: cannot be read as an image ({error}); {advice}") from error

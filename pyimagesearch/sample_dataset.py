@@ -11,7 +11,6 @@ from PIL import Image, ImageChops, ImageDraw, ImageEnhance, ImageFilter, ImageOp
 from tqdm import tqdm
 
 SAMPLE_SIZE = 160
-MARK = "sample.txt"  # marks the sample
 SAMPLE_COUNTS = {"training": 80, "validation": 20, "evaluation": 20}
 MIDDLE = (200, 200)  # of a dish of 400 x 400 pixels
 SHADOW, LIGHT, CLEAR = "#341c12", "#fff9e8", (0, 0, 0, 0)
@@ -248,5 +247,4 @@ def draw_dataset(rootDir, seed):
             for number in range(count):
                 dish = draw_dish(label, random.Random(f"{seed} {split} {label} {number}"))
                 dish.save(os.path.join(partial, split, f"{index}_{number}.jpg"), quality=90)
-    open(os.path.join(partial, MARK), "w").close()
     os.rename(partial, rootDir)

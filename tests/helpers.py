@@ -1,0 +1,174 @@
+"""What the tests draw, train and start."""
+
+import colorsys
+import multiprocessing
+import os
+import runpy
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from pyimagesearch import config, create_dataloaders, food_classifier
+
+import numpy as np
+import torch
+from PIL import Image
+
+PROJECT = Path(__file__).parent.parent
+SPLITS = ("training", "validation", "evaluation")
+# the classes of draw_class_folders()
+CLASSES = ["Bread", "Egg", "Soup"]
+# 15 training images of draw_class_folders(): 3 steps an epoch
+FLAGS = "--image-size 64 --local-batch-size 5 --no-pretrained --lr 0.001 --num-workers".split()
+# config.py as it is
+DEFAULTS = {name: value for name, value in vars(config).items() if name.isupper()}
+
+
+class TinyNet(torch.nn.Module):
+    """A base network like DenseNet121 in what FoodClassifier needs, but quick."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 8, 3)
+        self.norm = torch.nn.BatchNorm2d(8)
+        self.classifier = torch.nn.Linear(8, 1000)
+
+    def forward(self, x):
+        return self.classifier(self.norm(self.conv(x)).relu().mean((2, 3)))
+
+
+class Evil:
+    """Makes a folder where it is unpickled."""
+
+    def __reduce__(self):
+        return (os.mkdir, ("trap",))
+
+
+def draw_image(path, classIndex, seed=0, size=(40, 32)):
+    """Save a noisy picture in a colour of its class."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    colour = np.array(colorsys.hsv_to_rgb(classIndex / 11, 1, 0.8)) * 255
+    noise = np.random.default_rng(seed).normal(0, 20, (*size[::-1], 3))
+    Image.fromarray((colour + noise).clip(0, 255).astype(np.uint8)).save(path)
+
+
+def draw_food11(root, counts=(3, 2, 2), numClasses=11):
+    """Draw a data set in Food-11's layout; counts: images per class in each split."""
+    for seed, (split, count) in enumerate(zip(SPLITS, counts, strict=True)):
+        for classIndex in range(numClasses):
+            for number in range(count):
+                path = Path(root, split, f"{classIndex}_{number}.jpg")
+                draw_image(path, classIndex, 100 * seed + number)
+
+
+def draw_class_folders(root="dataset", classes=CLASSES, counts=(5, 3, 3)):
+    """Draw a prepared data set; counts: images per class in training, validation, evaluation."""
+    for split, count in zip(SPLITS, counts, strict=True):
+        for classIndex, name in enumerate(classes):
+            for number in range(count):
+                draw_image(Path(root, split, name, f"{number}.jpg"), classIndex * 3, number)
+
+
+def read_files(folder="output"):
+    """Return the bytes of the files in a folder by name, the lock left out."""
+    return {path.name: path.read_bytes() for path in Path(folder).iterdir() if path.suffix}
+
+
+def assert_same(one, other):
+    """Compare two states, dicts and lists of tensors and plain values, bit for bit."""
+    if isinstance(one, dict):
+        assert list(one) == list(other)
+        for key in one:
+            assert_same(one[key], other[key])
+    elif isinstance(one, torch.Tensor):
+        assert torch.equal(one, other)
+    else:
+        assert one == other
+
+
+def run_script(name, *flags, cwd=".", env=None, launch=()):
+    """Run a script, or a driver in tests/, in cwd as a user would; return the CompletedProcess.
+    launch: flags of Python, such as -m torch.distributed.run."""
+    env = {**os.environ, "PYTHONPATH": f"{PROJECT}{os.pathsep}{PROJECT / 'tests'}", **(env or {})}
+    command = [sys.executable, *launch, PROJECT / name, *flags]
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
+
+
+class Process(multiprocessing.get_context("fork").Process):
+    """A script with TinyNet on a CPU, forked from the tests, which have imported all that it needs.
+
+    settings: values for config; CLASSES are those of draw_class_folders(). before: a function that
+    the process calls first."""
+
+    def __init__(self, name, *flags, cwd=".", env=None, settings=None, before=None):
+        super().__init__()
+        (self.script, self.flags, self.env, self.before) = (name, flags, env or {}, before)
+        self.settings = {"DEVICE": "cpu", "CLASSES": CLASSES, **(settings or {})}
+        self.cwd = Path(cwd).absolute()
+        self.log = self.cwd / f"process{len(list(self.cwd.glob('process*.out')))}.out"
+        self.log.touch()
+        self.start()
+
+    def run(self):
+        os.chdir(self.cwd)
+        os.environ.update(self.env)
+        for number, path in ((1, self.log), (2, self.log.with_suffix(".err"))):
+            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
+        (sys.stdout, sys.stderr) = (open(1, "w", closefd=False), open(2, "w", closefd=False))
+        for name, value in (DEFAULTS | self.settings).items():
+            setattr(config, name, value)
+        food_classifier.densenet121 = lambda weights: TinyNet()
+        # as a process that is started anew
+        multiprocessing.set_start_method(create_dataloaders.START_METHOD, force=True)
+        sys.argv = [self.script, *self.flags]
+        if self.before:
+            self.before()
+        runpy.run_path(str(PROJECT / self.script), run_name="__main__")
+
+    def wait_for(self, condition, timeout=60):
+        """Return once condition() holds, or once the process has printed condition, a text."""
+        deadline = time.monotonic() + timeout
+        text = condition
+        if isinstance(text, str):
+            condition = lambda: text in self.log.read_text()  # noqa: E731
+        while not condition():
+            assert self.is_alive(), self.log.with_suffix(".err").read_text()
+            assert time.monotonic() < deadline, self.log.with_suffix(".err").read_text()
+            time.sleep(0.02)
+
+    def end(self, timeout=60):
+        """Wait for the end; return exit status, stdout and stderr as a CompletedProcess."""
+        self.join(timeout)
+        if self.is_alive():
+            self.kill()
+            self.join()
+            raise TimeoutError(self.log.with_suffix(".err").read_text())
+        texts = [self.log.with_suffix(suffix).read_text() for suffix in (".out", ".err")]
+        return subprocess.CompletedProcess([], self.exitcode, *texts)
+
+
+def torchrun_envs(worldSize, machines=1):
+    """Return the variables that torchrun sets for each of several processes."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    local = worldSize // machines
+    return [
+        {
+            "TORCHELASTIC_RUN_ID": "none",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "RANK": str(rank),
+            "WORLD_SIZE": str(worldSize),
+            "LOCAL_RANK": str(rank % local),
+            "LOCAL_WORLD_SIZE": str(local),
+        }
+        for rank in range(worldSize)
+    ]
+
+
+def start_group(worldSize, name, *flags, **others):
+    """Start a script in several processes of one machine, as torchrun does; see Process."""
+    return [Process(name, *flags, env=env, **others) for env in torchrun_envs(worldSize)]

@@ -1,0 +1,182 @@
+import json
+import shutil
+from argparse import Namespace
+from pathlib import Path
+
+from pyimagesearch import checkpoint, config, devices
+from pyimagesearch.cli import UserError
+from pyimagesearch.food_classifier import FoodClassifier
+
+import pytest
+import torch
+from helpers import CLASSES, TinyNet, assert_same, draw_class_folders, draw_image
+from torch import optim
+from torchvision.datasets import ImageFolder
+
+# of 3 devices, as save_checkpoint() writes it
+RECORD = {"IMAGE_SIZE": 64, "SEED": 7, "PRETRAINED": False, "MEAN": [0.4] * 3, "STD": [0.2] * 3}
+RECORD |= {"EPOCHS": 9, "LR": 0.003, "LOCAL_BATCH_SIZE": 4, "CLASSES": CLASSES}
+RECORD |= {"number of devices": 3}
+
+
+@pytest.fixture
+def datasets():
+    """Return the three splits of drawn images."""
+    config.CLASSES = list(CLASSES)
+    draw_class_folders(counts=(2, 1, 1))
+    return [ImageFolder(path) for path in (config.TRAIN, config.VAL, config.TEST)]
+
+
+def make_parts():
+    """Return an untrained network and the rest of what has a state."""
+    model = FoodClassifier(TinyNet(), 3).to(config.DEVICE)
+    opt = optim.Adam(model.parameters(), lr=0.01, fused=True)
+    # so high that the first step overflows and is skipped
+    options = {"init_scale": 2.0**127, "backoff_factor": 2.0**-60, "growth_interval": 2}
+    scaler = torch.amp.GradScaler(config.DEVICE.type, **options)
+    scheduler = optim.lr_scheduler.StepLR(opt, step_size=2, gamma=0.1)
+    return {"model": model, "opt": opt, "scaler": scaler, "lrScheduler": scheduler}
+
+
+def train_step(parts, seed):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(4, 3, 16, 16, generator=generator).to(config.DEVICE)
+    loss = parts["model"](x).logsumexp(1).sum() * 100
+    parts["scaler"].scale(loss).backward()
+    parts["scaler"].step(parts["opt"])
+    parts["scaler"].update()
+    parts["opt"].zero_grad()
+    parts["lrScheduler"].step()
+
+
+@pytest.mark.parametrize("case", ["as saved", "on a GPU", "contiguous"])
+def test_a_restored_run_takes_the_very_steps_that_the_first_would_have_taken(
+    datasets, monkeypatch, case
+):
+    config.DEVICE = torch.device("cpu")
+    (parts, run, H) = (make_parts(), checkpoint.start_run(Namespace(resume=False)), {"val_acc": []})
+    assert checkpoint.restore_run(run, parts, H, datasets) == 0
+    for seed in range(3):
+        train_step(parts, seed)
+    assert parts["scaler"].get_scale() == 2.0**68
+    with monkeypatch.context() as patch:
+        if case == "on a GPU":
+            patch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
+        checkpoint.save_checkpoint(run, parts, 3, {"val_acc": [0.5]}, CLASSES)
+    for seed in range(3, 6):
+        train_step(parts, seed)
+    if case == "contiguous":
+        # as Apple's GPU saves the moments of Adam, though convolutions have the channels last
+        state = torch.load(config.CHECKPOINT_PATH, weights_only=True)
+        for values in state["opt"]["state"].values():
+            values.update({name: tensor.contiguous() for name, tensor in values.items()})
+        torch.save(state, config.CHECKPOINT_PATH)
+    resumed = make_parts()
+    run = checkpoint.start_run(Namespace(resume=True))
+    assert checkpoint.restore_run(run, resumed, H, datasets) == 3
+    assert H == {"val_acc": [0.5]}
+    for seed in range(3, 6):
+        train_step(resumed, seed)
+    for name, part in parts.items():
+        assert_same(dict(resumed[name].state_dict()), dict(part.state_dict()))
+
+
+def test_a_run_that_is_stopped_early_leaves_weights_and_readable_settings(datasets):
+    (parts, run) = (make_parts(), checkpoint.start_run(Namespace(resume=False)))
+    checkpoint.restore_run(run, parts, {}, datasets)
+    for epoch in (1, 2):
+        train_step(parts, epoch)
+        checkpoint.save_checkpoint(run, parts, epoch, {}, CLASSES)
+        weights = torch.load(config.MODEL_PATH, weights_only=True)
+        expected = {name: tensor.cpu() for name, tensor in parts["model"].state_dict().items()}
+        assert_same(dict(weights), expected)
+        assert weights._metadata[""]["classes"] == CLASSES
+    text = Path(config.SETTINGS_PATH).read_text()
+    settings = json.loads(text)
+    # a line for each
+    assert text.count("\n") > len(settings)
+    expected = {name: getattr(config, name) for name in checkpoint.SETTINGS}
+    assert settings == settings | expected | {"CLASSES": CLASSES, "number of devices": 1}
+    assert settings["the training set"].startswith("6 images")
+
+
+def test_one_line_names_every_difference_and_where_each_value_is():
+    first = ("on first", {"LR": 0.1, "SEED": 1, "EPOCHS": 3})
+    others = [("on second", first[1] | {"LR": 0.2}), ("on third", first[1] | {"EPOCHS": 4})]
+    with pytest.raises(UserError) as caught:
+        checkpoint.compare_records([first, first, *others], "they must match")
+    assert str(caught.value) == (
+        "LR is 0.1 on first, on third and 0.2 on second; "
+        "EPOCHS is 3 on first, on second and 4 on third; they must match"
+    )
+    checkpoint.compare_records([first, first], "they must match")
+
+
+@pytest.mark.parametrize("change", ["size", "name", "label", "one more"])
+def test_a_changed_data_set_is_noticed_by_path_size_and_label(datasets, change):
+    before = checkpoint.describe_images(datasets[0])
+    assert before.startswith("6 images")
+    # the same in another place is not another
+    shutil.copytree(config.TRAIN, "elsewhere")
+    assert checkpoint.describe_images(ImageFolder("elsewhere")) == before
+    path = Path("dataset/training/Egg/0.jpg")
+    if change == "size":
+        path.write_bytes(path.read_bytes() + b" ")
+    elif change == "one more":
+        draw_image(path.with_name("9.jpg"), 0)
+    elif change == "name":
+        path.rename(path.with_name("7.jpg"))
+    else:
+        # one of each class, which have the same name
+        path.rename("egg.jpg")
+        Path("dataset/training/Soup/0.jpg").rename(path)
+        Path("egg.jpg").rename("dataset/training/Soup/0.jpg")
+    assert checkpoint.describe_images(ImageFolder(config.TRAIN)) != before
+
+
+@pytest.mark.parametrize(("numDevices", "perDevice"), [(1, 12), (3, 4), (6, 2), (5, None)])
+def test_a_run_goes_on_with_the_same_batch_on_other_devices_or_not_at_all(
+    monkeypatch, numDevices, perDevice
+):
+    monkeypatch.setattr(devices, "count_devices", lambda: numDevices)
+    (config.CLASSES, config.LOCAL_BATCH_SIZE) = (list(CLASSES), 99)
+    if not perDevice:
+        with pytest.raises(UserError, match="on 5 devices; resume on 3"):
+            checkpoint.take_settings(RECORD, Namespace())
+        return
+    checkpoint.take_settings(RECORD, Namespace())
+    found = {name: getattr(config, name) for name in RECORD if name in checkpoint.SETTINGS}
+    assert found == {name: RECORD[name] for name in found} | {"LOCAL_BATCH_SIZE": perDevice}
+
+
+def test_more_epochs_may_be_asked_for_and_nothing_else_may_differ():
+    config.CLASSES = ["Soup", "Egg", "Bread"]
+    flags = Namespace(EPOCHS=20, SEED=7)
+    checkpoint.take_settings(RECORD, flags)
+    assert config.EPOCHS == 20
+    (flags.SEED, flags.LR, config.CLASSES) = (8, 0.1, ["Egg", "Pie"])
+    with pytest.raises(UserError) as caught:
+        checkpoint.take_settings(RECORD, flags)
+    for part in ("SEED is 7 in output", " and 8 in", "LR is 0.003 in", " and 0.1 in", "'Pie'"):
+        assert part in str(caught.value)
+    assert "EPOCHS" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "names", ["SLURM_ NTASKS PROCID", "PMI_ SIZE RANK", "OMPI_COMM_WORLD_ SIZE RANK"]
+)
+def test_tasks_that_would_each_train_alone_are_refused(monkeypatch, names):
+    (system, *names) = names.split()
+    (numTasks, task) = (system + name for name in names)
+    args = Namespace(resume=False)
+    monkeypatch.setenv(numTasks, "2")
+    # a mere allocation: a shell in it has no number
+    checkpoint.start_run(args)
+    monkeypatch.setenv(task, "1")
+    with pytest.raises(UserError, match="2 tasks .*torchrun"):
+        checkpoint.start_run(args)
+    with monkeypatch.context() as patch:
+        patch.setenv("TORCHELASTIC_RUN_ID", "none")
+        checkpoint.start_run(args)
+    monkeypatch.setenv(numTasks, "1")
+    checkpoint.start_run(args)

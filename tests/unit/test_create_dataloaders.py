@@ -1,0 +1,194 @@
+import inspect
+import os
+import shutil
+import zlib
+from pathlib import Path
+
+from pyimagesearch import config, create_dataloaders, devices
+from pyimagesearch.cli import UserError
+from pyimagesearch.create_dataloaders import get_classes, get_dataloader
+
+import pytest
+import torch
+from helpers import CLASSES, draw_class_folders, draw_image
+from torchvision import datasets, transforms
+
+
+def draw(count, classes=CLASSES):
+    """Draw a prepared data set with so many training images of each class."""
+    draw_class_folders(classes=classes, counts=(count, 1, 1))
+    (config.CLASSES, config.IMAGE_SIZE) = (list(classes), 32)
+
+
+def test_get_dataloader_and_the_test_transform_are_those_of_the_tutorial():
+    assert str(inspect.signature(get_dataloader)) == "(rootDir, transforms, bs, shuffle=True)"
+    assert [str(t) for t in create_dataloaders.test_transform().transforms] == [
+        "Resize(size=(224, 224), interpolation=bilinear, max_size=None, antialias=True)",
+        "ToTensor()",
+        "Normalize(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])",
+    ]
+
+
+def test_loader_yields_normalized_float_images_and_class_indices():
+    draw(3)
+    (ds, loader) = get_dataloader(config.TRAIN, create_dataloaders.test_transform(), bs=4)
+    assert isinstance(ds, datasets.ImageFolder)
+    batches = list(loader)
+    assert [len(y) for _, y in batches] == [4, 4, 1]
+    (x, y) = batches[0]
+    assert (x.shape, x.dtype, y.dtype) == ((4, 3, 32, 32), torch.float32, torch.int64)
+    # between what black and white become
+    assert (0 - 0.485) / 0.229 - 1e-5 <= x.min() < -1
+    assert 1 < x.max() <= (1 - 0.406) / 0.225 + 1e-5
+
+
+def test_loader_keeps_the_order_of_paths_unless_it_shuffles():
+    draw(12)
+    (ds, ordered) = get_dataloader(
+        config.TRAIN, create_dataloaders.test_transform(), bs=5, shuffle=False
+    )
+    assert ds.imgs == sorted(ds.imgs)
+    assert torch.cat([y for _, y in ordered]).tolist() == ds.targets
+    (_, shuffled) = get_dataloader(config.TRAIN, create_dataloaders.test_transform(), bs=5)
+    labels = torch.cat([y for _, y in shuffled]).tolist()
+    assert labels != ds.targets
+    assert sorted(labels) == ds.targets
+    # an ImageFolder like any other
+    assert [label for _, label in ds] == ds.targets
+
+
+def test_an_epoch_can_be_repeated_by_any_number_of_workers(monkeypatch):
+    draw(4)
+    augment = transforms.Compose([transforms.RandomResizedCrop(32), transforms.ToTensor()])
+    passes = []
+    before = torch.get_rng_state()
+    for method, numWorkers, first in (("", 0, 0), ("fork", 2, 0), ("fork", 2, 1), ("spawn", 1, 0)):
+        config.NUM_WORKERS = numWorkers
+        monkeypatch.setattr(create_dataloaders, "START_METHOD", method)
+        (_, loader) = get_dataloader(config.TRAIN, augment, bs=5)
+        loader.sampler.set_epoch(first)
+        passes.append([torch.cat([x for x, _ in loader]) for _ in range(2)])
+    ((one, two), forked, (later, _), spawned) = passes
+    for other in (forked, spawned):
+        assert torch.equal(one, other[0])
+        assert torch.equal(two, other[1])
+    assert torch.equal(two, later)
+    assert not torch.equal(one, two)
+    # nor are the script's own random numbers used
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_augmentation_of_an_image_differs_between_epochs_and_between_seeds():
+    draw(4)
+
+    def toss(image):
+        # which image it is, and a random number
+        return torch.tensor([zlib.crc32(image.tobytes()), torch.rand(1).item()], dtype=float)
+
+    found = []
+    for seed in (1, 2):
+        config.SEED = seed
+        (_, loader) = get_dataloader(config.TRAIN, toss, bs=5)
+        found += [dict(torch.cat([x for x, _ in loader]).tolist()) for _ in range(2)]
+    assert len(found[0]) == 12
+    assert all(one.keys() == found[0].keys() for one in found)
+    assert len({number for one in found for number in one.values()}) == 48
+
+
+@pytest.mark.parametrize(("count", "worldSize"), [(12, 2), (12, 3), (11, 3), (13, 4), (1, 4)])
+def test_processes_share_the_batches_of_one(monkeypatch, count, worldSize):
+    draw(count, classes=["Egg"])
+    # some processes have no image to evaluate, and a loader all the same
+    config.NUM_WORKERS = 2
+
+    def get_batches(rank, worldSize, shuffle, epoch=0):
+        monkeypatch.setattr(devices, "get_rank", lambda: rank)
+        monkeypatch.setattr(devices, "get_world_size", lambda: worldSize)
+        (_, loader) = get_dataloader(config.TRAIN, None, bs, shuffle)
+        return [list(loader.batch_sampler) for _ in range(epoch + 1)][epoch]
+
+    bs = 2 * worldSize
+    # evaluation: every image once
+    shares = [get_batches(rank, worldSize, shuffle=False) for rank in range(worldSize)]
+    places = [list(range(rank, count, worldSize)) for rank in range(worldSize)]
+    assert [sum(batches, []) for batches in shares] == places
+    # training: equal shares, which make up the batches of one process with the same batch size
+    for epoch in range(2):
+        shares = [get_batches(rank, worldSize, True, epoch) for rank in range(worldSize)]
+        assert len({str([len(batch) for batch in share]) for share in shares}) == 1
+        whole = get_batches(0, 1, True, epoch)
+        together = [sorted(sum(batch, [])) for batch in zip(*shares, strict=True)]
+        assert together[:-1] == [sorted(batch) for batch in whole[: len(together) - 1]]
+        # a repeated image is one of the epoch, with the same augmentation
+        assert set(sum(together, [])) == set(sum(whole, []))
+        assert 0 <= sum(map(len, together)) - count < worldSize
+
+
+def test_workers_stay_between_epochs_and_are_no_more_than_batches(monkeypatch):
+    draw(4)
+    config.NUM_WORKERS = 4
+    (_, loader) = get_dataloader(config.TRAIN, lambda image: torch.tensor(os.getpid()), bs=6)
+    (first, second) = (set(torch.cat([x for x, _ in loader]).tolist()) for _ in range(2))
+    assert len(first) == 2
+    assert first == second
+    # the processes of a machine share them
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert get_dataloader(config.TRAIN, None, bs=1)[1].num_workers == 2
+
+
+def test_memory_is_pinned_for_cuda_and_for_nothing_else():
+    draw(1)
+    for name in ("cuda", "cuda:1", "cpu", "mps"):
+        config.DEVICE = torch.device(name)
+        assert get_dataloader(config.TRAIN, None, bs=1)[1].pin_memory == name.startswith("cuda")
+
+
+def test_large_photographs_are_decoded_at_the_scale_of_image_size():
+    draw(1)
+    draw_image("dataset/training/Bread/0.jpg", 3, size=(1600, 1200))
+    for imageSize, expected in ((64, (400, 300)), (200, (800, 600))):
+        config.IMAGE_SIZE = imageSize
+        (ds, _) = get_dataloader(config.TRAIN, None, bs=1)
+        assert ds[0][0].size == expected
+
+
+def test_classes_are_named_and_ordered_as_an_image_folder_does():
+    config.CLASSES = ["Soup", "Crème", "Noodles/Pasta"]
+    # as a Mac stores it
+    for folder in ("Soup", "Cre\u0300me", "Noodles/Pasta"):
+        draw_image(Path("dataset/training", folder, "0.jpg"), 0)
+    (ds, _) = get_dataloader(config.TRAIN, None, bs=1)
+    assert ds.classes == ["Cre\u0300me", "Noodles", "Soup"]
+    assert get_classes() == ["Crème", "Noodles", "Soup"]
+
+
+@pytest.mark.parametrize("labels", [["Bread", "Egg"], ["Bread", "Egg", "Meat"]])
+def test_a_split_of_other_classes_is_an_error_that_names_both(labels):
+    draw(1)
+    config.CLASSES = labels
+    with pytest.raises(UserError, match=config.VAL) as caught:
+        get_dataloader(config.VAL, None, bs=1, shuffle=False)
+    for names in (CLASSES, labels):
+        assert ", ".join(sorted(names)) in str(caught.value)
+
+
+def test_a_missing_folder_is_an_error_with_the_full_path_that_was_looked_for():
+    with pytest.raises(UserError) as caught:
+        get_dataloader(config.TRAIN, None, bs=1)
+    for text in (os.path.abspath(config.TRAIN), "BASE_PATH", "prepare_dataset.py"):
+        assert text in str(caught.value)
+
+
+def test_the_loader_takes_the_images_that_prepare_copies():
+    draw(1)
+    for name in ("._0.jpg", "1.jfif"):
+        shutil.copy("dataset/training/Bread/0.jpg", f"dataset/training/Bread/{name}")
+    (ds, _) = get_dataloader(config.TRAIN, None, bs=1)
+    assert [os.path.basename(path) for path, label in ds.imgs if label == 0] == ["0.jpg", "1.jfif"]
+
+
+def test_images_in_a_hidden_folder_are_no_training_images():
+    draw(1)
+    draw_image("dataset/training/Bread/.thumbnails/0.jpg", 0)
+    (ds, _) = get_dataloader(config.TRAIN, None, bs=1)
+    assert len(ds) == 3

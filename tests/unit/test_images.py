@@ -1,0 +1,238 @@
+import errno
+import os
+import re
+import runpy
+import struct
+import warnings
+import zlib
+from pathlib import Path
+from unittest.mock import Mock
+
+from pyimagesearch.cli import ImageError
+from pyimagesearch.images import list_files, list_images, load_image, report_others
+
+import numpy as np
+import pytest
+from helpers import draw_image
+from PIL import Image, ImageFile, ImageOps
+
+
+def write(*paths):
+    """Make files with their folders; which are images is a matter of names."""
+    for path in paths:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).touch()
+
+
+def test_images_of_all_endings_are_found_and_hidden_files_are_not():
+    names = "1.JPEG 1.jpg 2.webp 3.jfif 4.gif 5.avif b/1.png".split()
+    found = [f"photos/a/{name}" for name in names]
+    write(*found, "photos/a/1.heic", "photos/jpg")
+    # a Mac's companion files, thumbnails
+    write("photos/._1.jpg", "photos/a/.2.jpg", "photos/.thumbnails/1.jpg", "photos/a/.git/b/1.jpg")
+    assert list_images("photos") == found
+
+
+def test_links_are_followed_but_in_no_circle():
+    write("disk/1.jpg", "disk/album/2.jpg", "photos/pie/3.jpg", "photos/ribs/a/4.jpg")
+    os.symlink("../../disk/1.jpg", "photos/pie/1.jpg")
+    os.symlink("../../disk/album", "photos/pie/album")
+    names = "pie/1.jpg pie/3.jpg pie/album/2.jpg ribs/a/4.jpg".split()
+    found = [f"photos/{name}" for name in names]
+    assert list_files("photos") == found
+    os.symlink(".", "photos/pie/self")
+    os.symlink("../..", "photos/ribs/a/up")
+    assert list_files("photos") == found
+    # each way: no end of pie/there/back/there
+    os.symlink("../ribs", "photos/pie/there")
+    os.symlink("../pie", "photos/ribs/back")
+    assert set(found) < set(list_files("photos"))
+    assert len(list_files("photos")) < 10
+
+
+def test_a_folder_that_cannot_be_read_is_an_error(monkeypatch):
+    write("photos/pie/1.jpg")
+    # the tests may run as root, whom nothing is refused
+    monkeypatch.setattr(os, "listdir", Mock(side_effect=[["pie"], PermissionError("photos/pie")]))
+    with pytest.raises(PermissionError, match="pie"):
+        list_images("photos")
+
+
+def test_files_that_are_not_read_are_counted_by_ending(capsys):
+    write("photos/a/1.heic", "photos/a/2.heic", "photos/b/1.HEIC", "photos/b/1.jpg", "photos/notes")
+    write("photos/b/c/1.jpg")
+    report_others("photos/b/c")
+    report_others("photos")
+    (line,) = capsys.readouterr().out.splitlines()
+    assert re.search("photos: 3 .heic, 1 no ending;.* JPEG", line)
+
+
+def test_a_rare_ending_among_many_is_counted_too(capsys):
+    write(*(f"photos/{number}.{number}" for number in range(30)), "photos/1.txt", "photos/2.txt")
+    report_others("photos")
+    out = capsys.readouterr().out
+    assert "2 .txt, " in out
+    assert all(f"1 .{number}" in out for number in range(30))
+
+
+def test_every_mode_is_read_as_the_same_rgb():
+    grey = np.arange(0, 256, 8, dtype=np.uint8).repeat(32).reshape(32, 32)
+    image = Image.fromarray(grey)
+    wide = grey.astype(np.uint16) * 257
+    for name, variant in {
+        "grey 1.PNG": image,
+        "rgba.png": image.convert("RGBA"),
+        "palette.png": image.convert("P"),
+        "web.gif": image,
+        "sixteen.png": Image.fromarray(wide),
+        "sixteen.tif": Image.fromarray(wide),
+        "big-endian.tif": Image.frombytes("I;16B", (32, 32), wide.astype(">u2").tobytes()),
+        "long.tif": Image.fromarray(grey.astype(np.int32)),
+        "float.tif": Image.fromarray((grey / 255).astype(np.float32)),
+        "cmyk.tif": image.convert("RGB").convert("CMYK"),
+        "größe.bmp": image.convert("RGB"),
+    }.items():
+        variant.save(name)
+        loaded = load_image(name)
+        assert loaded.mode == "RGB", name
+        assert np.abs(np.asarray(loaded).astype(int) - grey[:, :, None]).max() <= 1, name
+    # dark ones stay dark
+    Image.fromarray(np.full((4, 4), 200, np.uint16)).save("dark.png")
+    assert load_image("dark.png").getextrema() == ((1, 1),) * 3
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparent_parts_are_white(mode):
+    image = Image.new("RGBA", (4, 4), (200, 0, 0, 255))
+    image.putpixel((1, 2), (200, 0, 0, 0))
+    image.convert(mode).save("part.png")
+    loaded = load_image("part.png")
+    assert loaded.getpixel((1, 2)) == (255, 255, 255)
+    assert loaded.getpixel((0, 0)) != (255, 255, 255)
+
+
+def make_exif(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("ending", ["jpg", "png", "webp", "tiff"])
+def test_a_photograph_is_turned_upright(orientation, ending):
+    draw_image("plain.png", 3, size=(24, 16))
+    with Image.open("plain.png") as plain:
+        plain.save(f"a.{ending}", exif=make_exif(orientation))
+    with Image.open(f"a.{ending}") as image:
+        expected = ImageOps.exif_transpose(image).convert("RGB")
+    loaded = load_image(f"a.{ending}")
+    assert np.array_equal(loaded, expected)
+    assert loaded.size == ((24, 16) if orientation < 5 else (16, 24))
+
+
+def write_jpeg(path, entries, extra):
+    """Write a picture with these EXIF entries; return how it looks without them."""
+    draw_image("plain.jpg", 3)
+    jpg = Path("plain.jpg").read_bytes()
+    data = b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(entries))
+    for tag, kind, count, value in entries:
+        data += struct.pack("<HHI", tag, kind, count) + value
+    data += struct.pack("<I", 0) + extra
+    head = jpg[:2] + b"\xff\xe1" + struct.pack(">H", len(data) + 2)
+    Path(path).write_bytes(head + data + jpg[2:])
+    return load_image("plain.jpg")
+
+
+TURNED = (0x0112, 3, 1, b"\6\0\0\0")
+RATIO = (0x011A, 10, 1, struct.pack("<I", 8 + 2 + 24 + 4))
+# by what is odd: the entries, what follows them, and whether the picture is turned
+ODD_EXIF = {
+    "a fraction of -1 over 0": ([TURNED, RATIO], struct.pack("<ii", -1, 0), True),
+    "width as text": ([(0x0100, 2, 4, b"128\0"), TURNED], b"", True),
+    "an unknown kind": ([TURNED, (0x011A, 99, 1, b"\0\0\0\0")], b"", True),
+    "an offset out of the file": ([TURNED, (0x010E, 2, 400, b"\0\xff\0\0")], b"", True),
+    "an orientation as text": ([(0x0112, 2, 2, b"6\0\0\0")], b"", False),
+    "an orientation of 0": ([(0x0112, 3, 1, b"\0\0\0\0")], b"", False),
+    "an orientation of 9": ([(0x0112, 3, 1, b"\x09\0\0\0")], b"", False),
+}
+
+
+# images.py ignores what PIL warns of, by a filter that pytest takes away
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ODD_EXIF)
+def test_a_photograph_with_malformed_exif_is_turned_as_far_as_exif_says(name):
+    (entries, extra, isTurned) = ODD_EXIF[name]
+    plain = write_jpeg("a.jpg", entries, extra)
+    expected = plain.transpose(Image.Transpose.ROTATE_270) if isTurned else plain
+    assert np.array_equal(load_image("a.jpg"), expected)
+
+
+def test_odd_images_print_no_warning():
+    for name, (entries, extra, _) in ODD_EXIF.items():
+        write_jpeg(f"{name}.jpg", entries, extra)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        # with the filter of the module
+        load = runpy.run_module("pyimagesearch.images")["load_image"]
+        seen.clear()
+        for path in Path(".").iterdir():
+            load(path)
+    assert not seen
+
+
+def test_a_png_with_much_text_is_read():
+    draw_image("plain.png", 3)
+    png = Path("plain.png").read_bytes()
+    text = b"zTXt" + b"Comment\0\0" + zlib.compress(b"x" * (3 << 20), 9)
+    chunk = struct.pack(">I", len(text) - 4) + text + struct.pack(">I", zlib.crc32(text))
+    Path("text.png").write_bytes(png[:33] + chunk + png[33:])
+    assert np.array_equal(load_image("text.png"), load_image("plain.png"))
+
+
+def test_a_large_jpeg_is_decoded_at_a_scale_that_keeps_what_the_network_sees():
+    for size, imageSize, expected in (
+        # a phone's picture, at a quarter; its short side keeps 3 * 224 pixels
+        ((4032, 3024), 224, (1008, 756)),
+        ((1343, 2000), 224, (1343, 2000)),
+        ((1344, 2000), 224, (672, 1000)),
+        ((4032, 3024), None, (4032, 3024)),
+    ):
+        Image.new("RGB", size, "red").save("large.jpg")
+        assert load_image("large.jpg", imageSize).size == expected
+
+
+def test_a_phones_photograph_of_200_megapixels_is_no_attack():
+    Image.new("L", (20000, 10000), 99).save("phone.jpg")
+    assert load_image("phone.jpg", 224).size == (2500, 1250)
+
+
+def test_a_broken_image_is_an_error_with_its_path():
+    draw_image("whole.jpg", 0)
+    whole = Path("whole.jpg").read_bytes()
+    for name, data in {"half.jpg": whole[:-100], "text.png": b"no image", "empty.png": b""}.items():
+        Path(name).write_bytes(data)
+        with pytest.raises(ImageError, match=f"^{name}: cannot be read as an image"):
+            load_image(name)
+
+
+def test_an_error_of_the_disk_keeps_its_number_and_gets_the_path(monkeypatch):
+    draw_image("whole.jpg", 0)
+    load = Mock(side_effect=OSError(errno.EIO, "Input/output error"))
+    monkeypatch.setattr(ImageFile.ImageFile, "load", load)
+    with pytest.raises(OSError, match="Input/output error") as caught:
+        load_image("whole.jpg")
+    assert (caught.value.errno, caught.value.filename) == (errno.EIO, "whole.jpg")
+    with pytest.raises(FileNotFoundError, match="gone.jpg"):
+        load_image("gone.jpg")
+    # where a broken image leads PIL in front of the file
+    load.side_effect = OSError(errno.EINVAL, "Invalid argument")
+    with pytest.raises(ImageError, match="whole.jpg"):
+        load_image("whole.jpg")
+
+
+@pytest.mark.parametrize("name", ["load", "convert", "transpose"])
+def test_a_lack_of_memory_is_not_called_a_broken_image_and_turns_none(monkeypatch, name):
+    Image.new("L", (4, 4)).save("whole.jpg", exif=make_exif(6))
+    monkeypatch.setattr(Image.Image, name, Mock(side_effect=MemoryError))
+    with pytest.raises(MemoryError):
+        load_image("whole.jpg")

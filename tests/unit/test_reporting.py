@@ -1,0 +1,239 @@
+import csv
+import importlib
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+from pyimagesearch import config, reporting
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from helpers import draw_image
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from PIL import Image
+
+CURVES = ("train_loss", "train_acc", "val_loss", "val_acc")
+
+
+@pytest.fixture
+def saved(monkeypatch):
+    """Collect the figures that are saved."""
+    figures = []
+    savefig = Figure.savefig
+
+    def save_and_keep(figure, *args, **options):
+        figures.append(figure)
+        savefig(figure, *args, **options)
+
+    monkeypatch.setattr(Figure, "savefig", save_and_keep)
+    return figures
+
+
+def make_dataset(classes, targets, names=None):
+    """Draw an image for each of targets; return them as an ImageFolder would."""
+    names = names or [f"{number}.png" for number in range(len(targets))]
+    paths = [os.path.join("test", name) for name in names]
+    for path, target in zip(paths, targets, strict=True):
+        draw_image(path, target % 11, len(path), size=(8, 8))
+    samples = list(zip(paths, targets, strict=True))
+    return SimpleNamespace(classes=classes, targets=targets, samples=samples)
+
+
+def read_table():
+    """Return the rows of predictions.csv, without its first line."""
+    with open(config.PREDICTIONS_PATH, newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows[0] == ["path", "true class", "predicted class", "probability"]
+    return rows[1:]
+
+
+def read_titles(figure):
+    return [axes.get_title() for axes in figure.axes if axes.images]
+
+
+def read_pixels(path):
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB")).astype(int)
+
+
+def assert_picture_is_whole(path, figure):
+    """Assert that all that is drawn is in the file, and not at its edge."""
+    pixels = read_pixels(path)
+    box = figure.get_tightbbox()
+    assert pixels.shape[0] >= box.height * figure.dpi
+    assert pixels.shape[1] >= box.width * figure.dpi
+    for edge in (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]):
+        assert (edge == pixels[0, 0]).all()
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 100])
+def test_the_four_curves_are_seen_over_whole_epochs_with_their_legend(saved, epochs):
+    H = {name: [offset + 1 / (e + 1) for e in range(epochs)] for offset, name in enumerate(CURVES)}
+    reporting.save_history(H)
+    (axes,) = saved[0].axes
+    assert axes.get_title() == "Training Loss and Accuracy on Dataset"
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("Epoch #", "Loss/Accuracy")
+    assert [text.get_text() for text in axes.get_legend().texts] == list(CURVES)
+    assert all(float(tick).is_integer() for tick in axes.get_xticks())
+    assert_picture_is_whole(config.PLOT_PATH, saved[0])
+    # the legend covers nothing
+    legend = axes.get_legend().get_window_extent()
+    assert not legend.overlaps(axes.get_window_extent())
+    assert not legend.overlaps(axes.xaxis.label.get_window_extent())
+    pixels = read_pixels(config.PLOT_PATH)
+    # the handles in the legend below, and the curves above it
+    parts = np.split(pixels, [len(pixels) - int(legend.height) - 20])
+    for line, values in zip(axes.lines, H.values(), strict=True):
+        assert list(line.get_xdata()) == list(range(1, epochs + 1))
+        assert list(line.get_ydata()) == values
+        colour = np.array(to_rgb(line.get_color())) * 255
+        for part in parts:
+            assert (abs(part - colour).max(2) < 3).sum() > 5
+
+
+def test_a_users_own_style_of_matplotlib_spoils_no_picture():
+    H = {name: [0.5, 0.4] for name in CURVES}
+    reporting.save_history(H)
+    expected = Path(config.PLOT_PATH).read_bytes()
+    # as a matplotlibrc does before the package is imported; there is no LaTeX on most machines
+    plt.rcParams.update({"text.usetex": True, "figure.figsize": (1, 1), "text.parse_math": True})
+    importlib.reload(reporting)
+    reporting.save_history(H)
+    assert Path(config.PLOT_PATH).read_bytes() == expected
+
+
+def test_the_report_has_a_row_per_class_and_says_what_little_it_means(capsys):
+    ds = make_dataset(["Bread", "Egg", "Soup"], [0] * 10 + [1] * 9 + [2])
+    reporting.save_report(ds, [(0, 0.5)] * 11 + [(1, 0.5)] * 9)
+    report = Path(config.REPORT_PATH).read_text()
+    assert report in capsys.readouterr().out
+    rows = {line.split()[0]: line.split()[1:] for line in report.splitlines() if line}
+    assert rows["Bread"] == ["0.91", "1.00", "0.95", "10"]
+    assert rows["Soup"] == ["0.00", "0.00", "0.00", "1"]
+    assert rows["accuracy"] == ["0.90", "20"]
+    assert "largest class: accuracy 0.50\n" in report
+    (few,) = [line for line in report.splitlines() if "fewer than 10" in line]
+    assert few.endswith(": Egg, Soup")
+
+
+def test_the_surest_mistakes_come_first_in_the_table_and_as_pictures(saved, capsys):
+    ds = make_dataset(["Bread", "Egg"], [0, 0, 0, 1, 1, 1])
+    paths = [path for path, _ in ds.samples]
+    reporting.save_report(ds, [(0, 0.9), (1, 0.6), (1, 0.8), (1, 0.99), (0, 0.8), (1, 0.51234)])
+    assert read_table() == [
+        # those that are as sure as each other come in the order of their paths
+        [paths[2], "Bread", "Egg", "0.8000"],
+        [paths[4], "Egg", "Bread", "0.8000"],
+        [paths[1], "Bread", "Egg", "0.6000"],
+        [paths[3], "Egg", "Egg", "0.9900"],
+        [paths[0], "Bread", "Bread", "0.9000"],
+        [paths[5], "Egg", "Egg", "0.5123"],
+    ]
+    (_, figure) = saved
+    for number, true, pred, p in ((2, *ds.classes, 0.80), (4, "Egg", "Bread", 0.80)):
+        (axes,) = [axes for axes in figure.axes if f"\n{number}.png" in axes.get_title()]
+        assert axes.get_title() == f"labelled {true},\npredicted {pred} {p:.2f}\n{number}.png"
+        # each title stands over its own picture
+        expected = read_pixels(paths[number])
+        assert np.array_equal(np.asarray(axes.images[0].get_array()), expected)
+    assert [title[-5] for title in read_titles(figure)] == ["2", "4", "1"]
+    assert "mistakes on the test set: 3 of 6" in capsys.readouterr().out
+    assert_picture_is_whole(config.MISTAKES_PATH, figure)
+
+
+def test_where_there_is_no_mistake_a_line_says_so_and_no_picture_is_left(capsys):
+    reporting.save_report(make_dataset(["Bread", "Egg"], [0, 1]), [(0, 0.7), (1, 0.6)])
+    assert "mistakes on the test set: 0 of 2" in capsys.readouterr().out
+    assert not Path(config.MISTAKES_PATH).exists()
+
+
+def test_names_of_any_kind_cost_no_report_and_letters_without_a_font_are_named(saved, capsys):
+    # the last letter is of no font
+    classes = ['egg, "fried" $\\frac{$', "ложка\n", "no text \udcff", "egg \U000f0000"]
+    names = ["a, b.png", "$x^$.png", "no text \udcff.png", "d.png"]
+    ds = make_dataset(classes, [0, 1, 2, 3], names)
+    reporting.save_report(ds, [(1, 0.7), (0, 0.6), (3, 0.5), (2, 0.4)])
+    shown = [*classes[:2], "no text ?", classes[3]]
+    rows = read_table()
+    assert [row[1:3] for row in rows] == [[shown[i], shown[i ^ 1]] for i in range(4)]
+    assert rows[0][0].endswith("a, b.png")
+    titles = read_titles(saved[1])
+    assert "$\\frac{$" in titles[0]
+    assert titles[1].endswith("\n$x^$.png")
+    assert "no font for \U000f0000:" in capsys.readouterr().out
+
+
+def test_the_confusion_matrix_shows_the_share_of_the_true_class(saved):
+    classes = ["Bread", "a_class_with_a_very_long_name", "Soup"]
+    (targets, preds) = ([0, 0, 0, 1, 1, 2, 2], [0, 0, 1, 1, 2, 1, 0])
+    reporting.plot_confusion(config.CONFUSION_PATH, targets, preds, classes)
+    (axes,) = saved[0].axes
+    shown = [text.get_text() for text in axes.texts]
+    assert shown == ["67%", "33%", "0%", "0%", "50%", "50%", "50%", "50%", "0%"]
+    # the colour means the same in every matrix
+    assert axes.images[0].get_clim() == (0, 1)
+    assert [label.get_text() for label in axes.get_xticklabels()] == classes
+    assert_picture_is_whole(config.CONFUSION_PATH, saved[0])
+
+
+def test_each_number_of_the_confusion_matrix_differs_from_its_background(saved):
+    (targets, preds) = ([0] * 5 + [1] * 5 + [2] * 5, [0, 0, 0, 1, 1] + [1, 1, 1, 0, 0] * 2)
+    reporting.plot_confusion("a.png", targets, preds, ["Bread", "Egg", "Soup"])
+    (axes,) = saved[0].axes
+    for text, rate in zip(axes.texts, (0.6, 0.4, 0.0) + (0.4, 0.6, 0.0) * 2, strict=True):
+        (back, front) = (axes.images[0].cmap(rate)[:3], to_rgb(text.get_color()))
+        assert abs(sum(back) - sum(front)) > 1
+
+
+@pytest.mark.parametrize("numClasses", [2, 11, 50, 51, 1000])
+def test_numbers_and_names_of_the_confusion_matrix_fit_or_are_left_out(monkeypatch, numClasses):
+    figures = []
+    monkeypatch.setattr(reporting, "save_figure", lambda figure, path: figures.append(figure))
+    (every, classes) = (range(numClasses), [f"class {n:03}" for n in range(numClasses)])
+    reporting.plot_confusion(config.CONFUSION_PATH, every, every, classes)
+    (axes,) = figures[0].axes
+    # no picture of gigabytes
+    assert max(figures[0].get_size_inches()) < 50
+    figures[0].draw_without_rendering()
+    cell = axes.get_window_extent().width / numClasses
+    texts = [text for text in axes.texts if text.get_text() == "100%"]
+    assert len(texts) == (numClasses if numClasses <= 50 else 0)
+    assert all(text.get_window_extent().width < cell for text in texts)
+    assert bool(axes.get_yticklabels()) == bool(axes.get_xticklabels()) == (numClasses <= 100)
+    assert all(label.get_window_extent().height < cell for label in axes.get_yticklabels())
+
+
+@pytest.mark.parametrize("count", [1, 5, 32])
+def test_titles_are_wrapped_apart_from_each_other_and_green_where_right_else_red(saved, count):
+    title = f"{'LUNCH' * 9}.jpg\nPredicted: {'a_class_with_a_very_long_name' * 2} 0.84"
+    hits = [number % 2 == 0 for number in range(count)]
+    reporting.plot_pictures("a.png", [np.zeros((8, 8, 3))] * count, [title] * count, hits)
+    shown = [axes for axes in saved[0].axes if axes.images]
+    assert [axes.title.get_color() == "green" for axes in shown] == hits
+    assert {axes.title.get_color() for axes in shown} <= {"green", "red"}
+    boxes = [axes.title.get_window_extent() for axes in shown]
+    boxes += [axes.get_window_extent() for axes in shown]
+    for number, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[:number])
+    # whole, legible, and narrow enough for a screen
+    assert "".join(read_titles(saved[0])[0].split()) == "".join(title.split())
+    assert all(axes.title.get_fontsize() >= 10 for axes in shown)
+    assert read_pixels("a.png").shape[1] <= 1500
+    assert_picture_is_whole("a.png", saved[0])
+
+
+def test_a_window_opens_for_the_results_alone_and_where_there_is_a_screen(monkeypatch):
+    shown = []
+    monkeypatch.setattr(plt, "show", lambda: shown.append(True))
+
+    def plot(path):
+        reporting.plot_pictures(path, [np.zeros((8, 8, 3))], ["title"])
+        return len(shown)
+
+    assert plot(config.RESULTS_PATH) == 0
+    monkeypatch.setattr(plt, "get_backend", lambda: "TkAgg")
+    # a training does not stop for somebody to close a window
+    assert plot(config.MISTAKES_PATH) == 0
+    assert plot(config.RESULTS_PATH) == 1
