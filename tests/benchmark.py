@@ -23,7 +23,7 @@ import torchvision
 from imutils import paths
 from torch import nn, optim
 from torch.utils.data import DataLoader, TensorDataset
-from torchvision import datasets
+from torchvision import datasets, transforms
 from torchvision.models import densenet121
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -35,6 +35,19 @@ from pyimagesearch.food_classifier import FoodClassifier, freeze_batch_norm
 NUM_CLASSES = 10
 
 
+def train_transform():
+    """Return the training transform of train_distributed.py."""
+    return transforms.Compose(
+        [
+            transforms.RandomResizedCrop(config.IMAGE_SIZE),
+            transforms.RandomHorizontalFlip(),
+            transforms.RandomRotation(90),
+            transforms.ToTensor(),
+            transforms.Normalize(mean=config.MEAN, std=config.STD),
+        ]
+    )
+
+
 class Recipe:
     """The tutorial's way on one device: fp32 on a CPU, fp16 autocast on CUDA, plain memory format
     and Adam, unpinned loading, a .item() at each step, batch normalization that trains."""
@@ -44,7 +57,7 @@ class Recipe:
     def __init__(self, numClasses=NUM_CLASSES, lr=1e-4):
         self.model = FoodClassifier(densenet121(weights=None), numClasses)
         self.model.forward = lambda x: self.model.classifier(self.model.baseModel(x))
-        self.model.to(config.DEVICE)
+        self.model.to(config.DEVICE, memory_format=torch.contiguous_format)
         self.cuda = config.DEVICE.type == "cuda"
         self.lossFunc = nn.CrossEntropyLoss()
         self.opt = optim.Adam(self.model.parameters(), lr=lr, foreach=False)
@@ -154,11 +167,12 @@ def serve(side, options, connection, folder, bs, imageSize):
     Each side runs in its own process, because keep_memory() changes malloc for the whole process.
     """
     config.IMAGE_SIZE = imageSize
+    config.CLASSES = [str(number) for number in range(NUM_CLASSES)]
     # a spawned process would spawn the recipe's workers as well
     multiprocessing.set_start_method(create_dataloaders.START_METHOD, force=True)
     worker = side(**options)
     memory = in_memory(2 * bs, bs)
-    trainTransform = create_dataloaders.train_transform()
+    trainTransform = train_transform()
     testTransform = create_dataloaders.test_transform()
     train = {
         path.name: worker.get_loader(path, trainTransform, bs) for path in sorted(folder.iterdir())
@@ -259,9 +273,9 @@ def compare_accuracy(folder, bs, seeds, epochs, lr):
             config.SEED = seed
             torch.manual_seed(seed)
             options = {} if side is Recipe else {"freeze": False}
-            numClasses = len(os.listdir(folder / "training"))
-            worker = side(numClasses, lr, **options)
-            transform = create_dataloaders.train_transform()
+            config.CLASSES = os.listdir(folder / "training")
+            worker = side(len(config.CLASSES), lr, **options)
+            transform = train_transform()
             train = worker.get_loader(folder / "training", transform, bs)
             transform = create_dataloaders.test_transform()
             test = worker.get_loader(folder / "evaluation", transform, bs, shuffle=False)
@@ -298,7 +312,8 @@ def main():
     args = parser.parse_args()
     config.IMAGE_SIZE = args.image_size
     print(
-        f"{devices.describe_devices()}; {config.NUM_WORKERS} workers; torch {torch.__version__}, "
+        f"{config.DEVICE}, {devices.compute_dtype()}; {config.NUM_WORKERS} workers; "
+        f"torch {torch.__version__}, "
         f"torchvision {torchvision.__version__}; {args.image_size} px, "
         f"batch {args.batch_size}, {args.rounds} rounds\n\n"
         "| | recipe | ours | | gain: median (lowest to highest) |\n| --- | --- | --- | --- | --- |"
