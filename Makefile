@@ -1,4 +1,4 @@
-# make demo   the three scripts on a synthetic sample, on any machine, in about five minutes
+# make demo   the three scripts on a synthetic sample in demo/, on any machine, in about five minutes
 # make test   style check and tests
 
 PYTHON ?= python3
@@ -8,9 +8,10 @@ BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 .PHONY: demo test
 
 demo: .venv/run
-	$(BIN)/python prepare_dataset.py --sample
-	$(BIN)/python train_distributed.py --no-pretrained --image-size 64 --epochs 12 --lr 0.001
-	$(BIN)/python distributed_inference.py --pred-batch-size 12
+	mkdir -p demo
+	cd demo && ../$(BIN)/python ../prepare_dataset.py --sample
+	cd demo && ../$(BIN)/python ../train_distributed.py --no-pretrained --image-size 64 --epochs 12 --lr 0.001
+	cd demo && ../$(BIN)/python ../distributed_inference.py --pred-batch-size 12
 
 test: .venv/test
 	$(BIN)/ruff check .
