@@ -37,10 +37,8 @@ def main(argv=None):
     batchSize = config.PRED_BATCH_SIZE * devices.count_devices()
     print(f"[INFO] using a batch size of {batchSize}...")
 
-    # define the preprocessing of the images
+    # define the preprocessing, and calculate the inverse mean and deviation, which undo it
     testTransform = test_transform()
-
-    # calculate the inverse mean and standard deviation, which undo the normalization
     invMean = [-m / s for (m, s) in zip(config.MEAN, config.STD, strict=True)]
     invStd = [1 / s for s in config.STD]
     deNormalize = transforms.Normalize(mean=invMean, std=invStd)
@@ -85,8 +83,7 @@ def predict(model, images):
 
 
 def classify_files(names, weights):
-    """Print the three likeliest classes of each image in the given files and folders, and show the
-    photographs; raise UserError at the end if some cannot be read."""
+    """Print the three likeliest classes of each photograph in files and folders, and show them."""
     imagePaths = find_images(names)
     (model, classes, testTransform) = food_classifier.load_classifier(weights)
     (titles, numBad) = ({}, 0)
@@ -114,8 +111,7 @@ def classify_files(names, weights):
 
 
 def find_images(names):
-    """Return the images in the given files and folders, but those that the scripts wrote; raise
-    UserError where there is none."""
+    """Return the images in the given files and folders, but those that the scripts wrote."""
     imagePaths = []
     products = {os.path.abspath(path) for path in get_products()}
     for name in names:

@@ -42,8 +42,7 @@ def save_weights(model, classes):
 
 def start_run(args):
     """Start a run or, with --resume, continue that in output/ if there is one, with its settings;
-    return a dict with the record of these and, when resuming, all that save_checkpoint() wrote.
-    Raises UserError if another training runs, or if settings differ."""
+    return a dict with the record of these and, when resuming, all that save_checkpoint() wrote."""
     where = f"{devices.count_devices()} x {config.DEVICE}, computing in {devices.compute_dtype()}"
     print(f"[INFO] running on {where}...")
     run = devices.broadcast(read_checkpoint(args))
@@ -114,8 +113,7 @@ def compare_processes(record):
 
 def restore_run(run, parts, H, datasets):
     """Put parts and the history H in the state of a run that is resumed; return the number of
-    completed epochs. Prints which of the datasets, those of SPLITS, have changed; raises UserError
-    if they differ between processes."""
+    completed epochs. Prints which of the datasets, those of SPLITS, have changed since."""
     images = dict(zip(SPLITS, map(describe_images, datasets), strict=True))
     compare_processes(images)
     before = run["record"]
@@ -141,13 +139,10 @@ def restore_run(run, parts, H, datasets):
 
 def describe_images(ds):
     """Return as text the number of images of an ImageFolder and a digest of paths and sizes."""
-    lines = []
-    for path, _ in ds.samples:
-        # slashes on Windows too
-        name = os.path.relpath(path, ds.root).replace(os.sep, "/")
-        lines.append(f"{name} {os.path.getsize(path)}")
-    text = "\n".join(sorted(lines)).encode(errors="surrogateescape")
-    return f"{len(lines)} images ({hashlib.sha256(text).hexdigest()[:8]})"
+    paths = [path for path, _ in ds.samples]
+    lines = [f"{os.path.relpath(path, ds.root)} {os.path.getsize(path)}\n" for path in paths]
+    digest = hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()[:8]
+    return f"{len(lines)} images ({digest})"
 
 
 def save_checkpoint(run, parts, epoch, H, classes):

@@ -70,8 +70,7 @@ def make_parser(description, names, example):
 
 
 def parse_args(parser, argv):
-    """Return the parsed command line, whose settings are then in config; raise UserError if config
-    is wrong."""
+    """Return the parsed command line, whose settings are then in config, and check config."""
     args = parser.parse_args(argv)
     given = {name: value for name, value in vars(args).items() if name in FLAGS}
     set_config("overridden for this run", given)
@@ -91,8 +90,7 @@ def set_config(reason, settings):
 
 @in_all_processes
 def check_config():
-    """Make the values in config plain where their meaning is clear; raise UserError for one that
-    would be wrong in silence."""
+    """Make the values in config plain; raise UserError for one that would be wrong in silence."""
     config.DEVICE = torch.device(config.DEVICE)
     for name in dir(config):
         if name.endswith("_PATH") or name in ("TRAIN", "VAL", "TEST"):
@@ -121,8 +119,7 @@ def check_config():
 
 
 def normalize_name(name):
-    """Return a label or the name of a folder as it is compared: Noodles/Pasta may be Noodles-Pasta
-    on disk, and a Mac may store an accent as a character of its own."""
+    """Return the name of a label or folder as it is compared: with / as - or _, accents joined."""
     name = unicodedata.normalize("NFC", name).strip().lower()
     return name.translate(str.maketrans("/\\- ", "____"))
 

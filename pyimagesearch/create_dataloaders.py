@@ -43,11 +43,8 @@ def get_dataloader(rootDir, transforms, bs, shuffle=True):
         raise UserError(f"{where}; run prepare_dataset.py first, or set BASE_PATH in config.py")
     # create a dataset, and use it to create a data loader
     imageLoader = partial(load_image, imageSize=config.IMAGE_SIZE)
-
-    def is_shown(path):
-        return is_image(path) and f"{os.sep}." not in path.removeprefix(rootDir)
-
-    ds = SeededImageFolder(rootDir, transforms, loader=imageLoader, is_valid_file=is_shown)
+    isValid = partial(is_image, rootDir=rootDir)
+    ds = SeededImageFolder(rootDir, transforms, loader=imageLoader, is_valid_file=isValid)
     # a class that one split lacks would shift every label after it
     (found, expected) = (list(map(normalize_name, c)) for c in (ds.classes, get_classes()))
     if found != expected:

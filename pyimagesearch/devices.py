@@ -62,8 +62,7 @@ def count_devices():
 
 
 def compute_dtype():
-    """Return the dtype of the heavy layers: fp16 on CUDA, as in the tutorial, bf16 on a CPU with
-    instructions for it, else fp32."""
+    """Return the dtype of the heavy layers: fp16 on CUDA, bf16 on a CPU that has it, else fp32."""
     kind = torch.device(config.DEVICE).type
     capabilities = torch.cpu.get_capabilities() if kind == "cpu" else {}
     if any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")):

@@ -47,8 +47,7 @@ def get_products():
 
 
 def lock_output():
-    """Keep other trainings out of output/ until this process ends; raise UserError if one runs.
-    Removes the partial files of a killed one."""
+    """Keep other trainings out of output/, and remove the partial files of a killed one."""
     folder = os.path.abspath(os.path.dirname(config.CHECKPOINT_PATH))
     os.makedirs(folder, exist_ok=True)
     options = {"mode": 0o666, "is_singleton": True, "fallback_to_soft": False}

@@ -25,15 +25,15 @@ Image.MAX_IMAGE_PIXELS = None
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
-def is_image(path):
-    """Return whether path has the name of an image file; hidden files do not count."""
-    return path.lower().endswith(EXTENSIONS) and not os.path.basename(path).startswith(".")
+def is_image(path, rootDir=None):
+    """Return whether path has the name of an image file and is not hidden, also below rootDir."""
+    below = os.path.relpath(path, rootDir) if rootDir else os.path.basename(path)
+    return path.lower().endswith(EXTENSIONS) and f"{os.sep}." not in os.sep + below
 
 
 def list_files(rootDir, above=()):
-    """Return the sorted paths of the files under rootDir without hidden ones, through links, unless
-    they lead back to a folder above. Raises OSError for a folder that cannot be read. paths of
-    imutils follows no links and passes over such folders."""
+    """Return the sorted paths of the files under rootDir but hidden ones, through links unless they
+    lead back; raise OSError for a folder that cannot be read. imutils' paths does neither."""
     above = (*above, os.path.realpath(rootDir))
     found = []
     for name in os.listdir(rootDir):

@@ -128,9 +128,8 @@ def load_picture(path):
 
 
 def plot_pictures(path, pictures, titles, hits=None):
-    """Save a grid of pictures, PIL images or arrays (H, W, 3), in their own proportions, and show
-    it where a screen is there, if path is RESULTS_PATH. titles: a text for each, green where hits
-    says that the prediction is right, red where not."""
+    """Save a grid of pictures, PIL images or arrays (H, W, 3); show results.png where a screen is
+    there. titles: a text for each, green where hits says that the prediction is right, else red."""
     columns = min(4, math.ceil(math.sqrt(len(pictures))))
     rows = math.ceil(len(pictures) / columns)
     options = {"figsize": (3.5 * columns, 4 * rows), "layout": "constrained", "squeeze": False}
