@@ -101,7 +101,7 @@ def classify_files(names, weights):
         # with its folder, as two albums may have photographs of one name
         titles[path] = "\n".join([os.sep.join(path.split(os.sep)[-2:]), *guesses])
     if titles:
-        # as many as there is room for, evenly over all folders
+        # evenly over all folders
         shown = list(titles)[:: math.ceil(len(titles) / reporting.MAX_PICTURES)]
         print(f"[INFO] photographs in {config.RESULTS_PATH}: {len(shown)} of {len(titles)}...")
         pictures = [reporting.load_picture(path) for path in shown]

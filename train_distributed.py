@@ -199,16 +199,13 @@ def evaluate_weights(path):
         folder = os.path.join(os.path.dirname(config.REPORT_PATH), "evaluation")
         folder += time.strftime("-%Y-%m-%d-%H%M%S")
         reporting.save_report(testDS, preds, folder)
-        print(f"[INFO] saved the report in {folder}...")
 
 
 def parse_args(argv):
     """Return the parsed command line, whose settings are then in config."""
     names = "IMAGE_SIZE LOCAL_BATCH_SIZE EPOCHS LR SEED NUM_WORKERS PRETRAINED".split()
     parser = cli.make_parser(__doc__, names, "python train_distributed.py --epochs 5 --lr 0.0005")
-    parser.add_argument(
-        "--resume", action="store_true", help="continue output/'s run, or begin one"
-    )
+    parser.add_argument("--resume", action="store_true", help="continue a run, or begin one")
     parser.add_argument("--evaluate", action="store_true", help="train nothing, write the report")
     text = f"trained weights for --evaluate (default: {config.MODEL_PATH})"
     parser.add_argument("--weights", metavar="PATH", help=text)

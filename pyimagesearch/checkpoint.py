@@ -43,8 +43,7 @@ def save_weights(model, classes):
 def start_run(args):
     """Start a run or, with --resume, continue that in output/ if there is one, with its settings;
     return a dict with the record of these and, when resuming, all that save_checkpoint() wrote."""
-    where = f"{devices.count_devices()} x {config.DEVICE}, computing in {devices.compute_dtype()}"
-    print(f"[INFO] running on {where}...")
+    print(f"[INFO] running on {config.DEVICE}, computing in {devices.compute_dtype()}...")
     run = devices.broadcast(read_checkpoint(args))
     if run:
         take_settings(run["record"], args)
@@ -58,8 +57,7 @@ def start_run(args):
 
 @in_all_processes
 def read_checkpoint(args):
-    """In rank 0, lock output/ and return the checkpoint to resume, {} if there is none. Raises
-    UserError where several tasks were started without torchrun."""
+    """In rank 0, lock output/ and return the checkpoint to resume, or {}; refuse lone tasks."""
     for numTasks, task in TASKS:
         count = int(os.environ.get(numTasks, 1))
         if count > 1 and task in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ:
@@ -75,8 +73,7 @@ def read_checkpoint(args):
 
 @in_all_processes
 def take_settings(before, args):
-    """Set config to the settings in a checkpoint's record, with the same batch over all devices.
-    Raises UserError if CLASSES or a flag other than --epochs differs."""
+    """Set config to the settings in a checkpoint's record; refuse flags that differ from them."""
     (numBefore, numDevices) = (before["number of devices"], devices.count_devices())
     (perDevice, rest) = divmod(numBefore * before["LOCAL_BATCH_SIZE"], numDevices)
     if rest:
@@ -153,4 +150,4 @@ def save_checkpoint(run, parts, epoch, H, classes):
     save_state(state, config.CHECKPOINT_PATH, before=set_aside_run if epoch == 1 else None)
     save_weights(parts["model"], classes)
     if devices.get_rank() == 0:
-        write_file(config.SETTINGS_PATH, f"{json.dumps(run['record'], indent=4)}\n".encode())
+        write_file(config.SETTINGS_PATH, json.dumps(run["record"], indent=4).encode())

@@ -84,8 +84,7 @@ def set_config(reason, settings):
     for name, value in changes.items():
         setattr(config, name, value)
     if changes:
-        texts = [f"{name} = {value}" for name, value in changes.items()]
-        print(f"[INFO] {reason}: {', '.join(texts)}...")
+        print(f"[INFO] {reason}: {', '.join(f'{n} = {value}' for n, value in changes.items())}...")
 
 
 @in_all_processes

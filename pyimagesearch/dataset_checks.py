@@ -136,8 +136,7 @@ def check_dataset(skipBad):
 
 
 def find_targets(rootDirs):
-    """Return {imagePath: (label, filename)} for the images under rootDirs, and {imagePath: what is
-    wrong} for those without a place. Raises UserError if no folder has the name of a class."""
+    """Return {imagePath: (label, filename)}, and {imagePath: what is wrong} for the others."""
     (targets, bad) = ({}, {})
     for rootDir in dict.fromkeys(rootDirs):
         report_others(rootDir)
@@ -177,8 +176,7 @@ def digest_image(path):
 
 
 def find_leftovers(destiDir, targets):
-    """Return a list of what is wrong with what is in destiDir: ImageFolder would train on images of
-    an earlier data set too. targets: {imagePath: (label, filename)} of this one."""
+    """Return what to say of images in destiDir that are not in targets, but would be trained on."""
     places = {os.path.normpath(os.path.join(destiDir, *t)).lower() for t in targets.values()}
     present = list_images(destiDir) if os.path.exists(destiDir) else []
     present = {os.path.normpath(path).lower(): path for path in present}

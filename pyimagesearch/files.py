@@ -19,7 +19,6 @@ locks = []
 def write_file(path, data, before=None):
     """Write data (bytes) to path in one step, making its folder: path never holds a partial file.
     before() is called when the new file is complete. Raises OSError; path is then as it was."""
-    # unique per process
     partialPath = f"{path}.{os.getpid()}.partial"
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     try:

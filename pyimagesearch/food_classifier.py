@@ -74,8 +74,7 @@ class FrozenBatchNorm2d(nn.BatchNorm2d):
 
 
 def read_weights(path):
-    """Return the state dict in a weights file, and write what it was trained on into config:
-    CLASSES, IMAGE_SIZE, MEAN and STD."""
+    """Return the state dict in a weights file, and write what it was trained on into config."""
     state = torch.load(path, map_location="cpu", weights_only=True)
     # nn.DataParallel and DistributedDataParallel put it before each name
     consume_prefix_in_state_dict_if_present(state, "module.")

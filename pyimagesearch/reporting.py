@@ -107,13 +107,13 @@ def plot_confusion(path, targets, preds, classes):
     """Draw the confusion matrix of class indices to path, in percent of the true class."""
     side = 2 + min(0.7 * len(classes), 40)
     (figure, axes) = plt.subplots(figsize=(side, side))
-    options = {"labels": range(len(classes)), "display_labels": classes, "normalize": "true"}
-    options.update(values_format=".0%", cmap="Blues", im_kw={"vmin": 0, "vmax": 1}, colorbar=False)
+    options = {"labels": range(len(classes)), "display_labels": classes, "colorbar": False}
+    options["normalize"] = "true"
+    # black numbers on blues that are pale enough for them
+    options.update(cmap="Blues", im_kw={"vmin": 0, "vmax": 1.5}, text_kw={"color": "black"})
     # of more classes than these, numbers could not be read, nor names
-    options.update(include_values=len(classes) <= 50, xticks_rotation=45)
-    display = ConfusionMatrixDisplay.from_predictions(targets, preds, ax=axes, **options)
-    for text in [] if display.text_ is None else display.text_.flat:
-        text.set_color("white" if int(text.get_text()[:-1]) > 50 else "black")
+    options.update(include_values=len(classes) <= 50, values_format=".0%", xticks_rotation=45)
+    ConfusionMatrixDisplay.from_predictions(targets, preds, ax=axes, **options)
     plt.setp(axes.get_xticklabels(), ha="right", rotation_mode="anchor")
     if len(classes) > 100:
         axes.set(xticks=[], yticks=[])
