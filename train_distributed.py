@@ -93,8 +93,8 @@ def main(argv=None):
     H = {"train_loss": [], "train_acc": [], "val_loss": [], "val_acc": []}
 
     # when resuming, continue after the last completed epoch
-    parts = {"model": model, "opt": opt, "scaler": scaler, "lrScheduler": lrScheduler}
-    done = checkpoint.restore_run(run, parts, H, (trainDS, valDS, testDS))
+    stateful = {"model": model, "opt": opt, "scaler": scaler, "lrScheduler": lrScheduler}
+    done = checkpoint.restore_run(run, stateful, H, (trainDS, valDS, testDS))
     trainLoader.sampler.set_epoch(done)
 
     # loop over the epochs
@@ -114,7 +114,7 @@ def main(argv=None):
         H["train_acc"].append(trainAcc)
         H["val_loss"].append(valLoss)
         H["val_acc"].append(valAcc)
-        checkpoint.save_checkpoint(run, parts, e + 1, H, trainDS.classes)
+        checkpoint.save_checkpoint(run, stateful, e + 1, H, trainDS.classes)
 
         # print the training and validation information; print() would break the progress bars
         epochs.write(f"[INFO] EPOCH: {e + 1}/{config.EPOCHS}")

@@ -15,7 +15,7 @@ from .files import lock_output, set_aside_run, write_file
 
 # the settings that make a run what it is, and its images by the names that messages use
 SETTINGS = ("IMAGE_SIZE", "SEED", "PRETRAINED", "MEAN", "STD", "EPOCHS", "LR", "LOCAL_BATCH_SIZE")
-SPLITS = ("the training set", "the validation set", "the test set")
+DATASETS = ("the training set", "the validation set", "the test set")
 # how many tasks a batch system or MPI has started, and which this is: a shell has no such number
 TASKS = [("SLURM_NTASKS", "SLURM_PROCID"), ("PMI_SIZE", "PMI_RANK")]
 TASKS.append(("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"))
@@ -108,24 +108,24 @@ def compare_processes(record):
     compare_records(devices.all_gather((f"on {platform.node()}", record)), "they must match")
 
 
-def restore_run(run, parts, H, datasets):
-    """Put parts and the history H in the state of a run that is resumed; return the number of
-    completed epochs. Prints which of the datasets, those of SPLITS, have changed since."""
-    images = dict(zip(SPLITS, map(describe_images, datasets), strict=True))
+def restore_run(run, stateful, H, datasets):
+    """Put stateful and the history H in the state of a run that is resumed; return the number of
+    completed epochs. Prints which of the datasets, those of DATASETS, have changed since."""
+    images = dict(zip(DATASETS, map(describe_images, datasets), strict=True))
     compare_processes(images)
     before = run["record"]
     run["record"] = {**before, **images}
     if "model" not in run:
         return 0
-    for name in SPLITS:
+    for name in DATASETS:
         if before[name] != images[name]:
             print(f"[INFO] {name} changed: {before[name]} then, {images[name]} now...")
-    for name, part in parts.items():
+    for name, item in stateful.items():
         # empty for a GradScaler that is off
         if run[name]:
-            part.load_state_dict(run[name])
+            item.load_state_dict(run[name])
     # Adam pairs numbers as they lie in memory, and Apple's GPU has them in another order
-    for param, values in parts["opt"].state.items():
+    for param, values in stateful["opt"].state.items():
         for name, value in values.items():
             if value.shape == param.shape:
                 values[name] = torch.empty_like(param).copy_(value)
@@ -142,12 +142,12 @@ def describe_images(ds):
     return f"{len(lines)} images ({digest})"
 
 
-def save_checkpoint(run, parts, epoch, H, classes):
+def save_checkpoint(run, stateful, epoch, H, classes):
     """Write the state of a training after an epoch, its weights and its settings; the first time,
-    move an earlier run aside. parts: dict of what has a state; H: the history."""
-    state = {name: part.state_dict() for name, part in parts.items()}
+    move an earlier run aside. stateful: dict of what has a state; H: the history."""
+    state = {name: item.state_dict() for name, item in stateful.items()}
     state.update(epoch=epoch, H=H, record=run["record"])
     save_state(state, config.CHECKPOINT_PATH, before=set_aside_run if epoch == 1 else None)
-    save_weights(parts["model"], classes)
+    save_weights(stateful["model"], classes)
     if devices.get_rank() == 0:
         write_file(config.SETTINGS_PATH, json.dumps(run["record"], indent=4).encode())

@@ -107,11 +107,11 @@ def check_config():
         )
     if isinstance(config.CLASSES, str):
         raise UserError(f"CLASSES must be a list of labels, not {config.CLASSES!r}")
-    parts = [[part.strip() for part in str(label).split("/")] for label in config.CLASSES]
-    config.CLASSES = ["/".join(label) for label in parts]
-    if len(parts) < 2 or not all(part.strip(".") for label in parts for part in label):
+    labels = [[part.strip() for part in str(label).split("/")] for label in config.CLASSES]
+    config.CLASSES = ["/".join(label) for label in labels]
+    if len(labels) < 2 or not all(part.strip(".") for label in labels for part in label):
         raise UserError(f"CLASSES must be two or more names of folders, not {config.CLASSES}")
-    outer = [normalize_name(label[0]) for label in parts]
+    outer = [normalize_name(label[0]) for label in labels]
     shared = [c for c, name in zip(config.CLASSES, outer, strict=True) if outer.count(name) > 1]
     if shared:
         raise UserError(f"CLASSES: {' and '.join(shared)} share a class folder; rename one")

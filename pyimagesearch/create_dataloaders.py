@@ -60,7 +60,7 @@ def get_dataloader(rootDir, transforms, bs, shuffle=True):
         sampler = range(rank, len(ds), worldSize)
     bs = math.ceil(bs / worldSize)
     # no more workers than there are batches
-    numWorkers = min(devices.share_out(config.NUM_WORKERS), math.ceil(len(sampler) / bs))
+    numWorkers = min(devices.divide_by_processes(config.NUM_WORKERS), math.ceil(len(sampler) / bs))
     loader = DataLoader(
         ds,
         batch_size=bs,

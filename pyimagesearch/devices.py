@@ -25,7 +25,7 @@ def join_processes():
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         elif os.environ.get("OMP_NUM_THREADS") == "1":
             # torchrun sets it where the user did not; the processes of a machine share its CPUs
-            torch.set_num_threads(share_out(joblib.cpu_count()))
+            torch.set_num_threads(divide_by_processes(joblib.cpu_count()))
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
         if get_rank() > 0:
             sys.stdout = open(os.devnull, "w")
@@ -41,7 +41,7 @@ def get_rank():
     return distributed.get_rank() if distributed.is_initialized() else 0
 
 
-def share_out(number):
+def divide_by_processes(number):
     """Return a number divided by the processes of this machine, rounded up."""
     return math.ceil(number / int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 

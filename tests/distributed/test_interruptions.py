@@ -130,15 +130,15 @@ def test_a_signal_ends_a_training_at_once_and_it_can_go_on(
 def test_a_worker_that_starts_while_its_script_ends_does_not_stay_for_ever():
     def start_slowly():
         os.setsid()
-        os.register_at_fork(after_in_child=lambda: time.sleep(2))
+        os.register_at_fork(after_in_child=lambda: time.sleep(1.5))
 
     process = Process("train_distributed.py", *FLAGS, before=start_slowly)
     process.wait_for("training the network")
     # by now it waits for its workers
-    time.sleep(1)
+    time.sleep(0.5)
     process.kill()
     end(process)
-    isGone = connection.wait([process.sentinel], 8)
+    isGone = connection.wait([process.sentinel], 7)
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     assert isGone
