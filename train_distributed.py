@@ -121,7 +121,6 @@ def main(argv=None):
         epochs.write(f"Train loss: {trainLoss:.6f}, Train accuracy: {trainAcc:.4f}")
         epochs.write(f"Val loss: {valLoss:.6f}, Val accuracy: {valAcc:.4f}")
         epochs.write(f"Learning rate: {rate:g}")
-    # display the total time needed to perform the training
     print(f"[INFO] total time taken to train the model: {time.monotonic() - startTime:.2f}s")
 
     # save the weights first, so that an error in the report or the plot cannot lose them

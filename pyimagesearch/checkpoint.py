@@ -109,8 +109,7 @@ def compare_processes(record):
 
 
 def restore_run(run, stateful, H, datasets):
-    """Put stateful and the history H in the state of a run that is resumed; return the number of
-    completed epochs. Prints which of the datasets, those of DATASETS, have changed since."""
+    """Put stateful and H in the state of a resumed run; return how many epochs it has completed."""
     images = dict(zip(DATASETS, map(describe_images, datasets), strict=True))
     compare_processes(images)
     before = run["record"]
@@ -143,8 +142,7 @@ def describe_images(ds):
 
 
 def save_checkpoint(run, stateful, epoch, H, classes):
-    """Write the state of a training after an epoch, its weights and its settings; the first time,
-    move an earlier run aside. stateful: dict of what has a state; H: the history."""
+    """Write state, weights and settings after an epoch; the first moves an earlier run aside."""
     state = {name: item.state_dict() for name, item in stateful.items()}
     state.update(epoch=epoch, H=H, record=run["record"])
     save_state(state, config.CHECKPOINT_PATH, before=set_aside_run if epoch == 1 else None)

@@ -6,6 +6,7 @@ import sys
 import tempfile
 import zlib
 from functools import partial
+from multiprocessing import parent_process
 
 import torch
 from torch.utils.data import DataLoader, DistributedSampler
@@ -66,6 +67,7 @@ def get_dataloader(rootDir, transforms, bs, shuffle=True):
         batch_size=bs,
         sampler=sampler,
         num_workers=numWorkers,
+        worker_init_fn=end_without_parent,
         # keep the workers between epochs: forking new ones takes 2 to 4 s on a CPU
         persistent_workers=numWorkers > 0,
         multiprocessing_context=START_METHOD if numWorkers else None,
@@ -75,6 +77,12 @@ def get_dataloader(rootDir, transforms, bs, shuffle=True):
         pin_memory=config.DEVICE.type == "cuda",
     )
     return (ds, loader)
+
+
+def end_without_parent(workerId):
+    """End a worker whose script ended while it was started; PyTorch's would wait for ever."""
+    if os.getppid() != parent_process().pid:
+        os._exit(1)
 
 
 def get_classes():

@@ -110,8 +110,7 @@ def sync_buffers(model):
 
 
 def keep_memory():
-    """Keep a step's memory for the next, on a CPU under Linux: glibc returns large blocks to the
-    system, and to fault in their pages again takes a fifth of the time."""
+    """Keep a step's memory for the next, on a CPU: faulting it in again takes 20 % of the time."""
     if sys.platform == "linux" and torch.device(config.DEVICE).type == "cpu":
         libc = ctypes.CDLL("libc.so.6")
         # the numbers of malloc.h: no block gets a separate mmap, and the heap never shrinks

@@ -69,7 +69,6 @@ def set_aside_run():
     """Move what an earlier run left in output/ into a folder under output/."""
     products = [path for path in get_products() if os.path.exists(path)]
     if products:
-        # named after the time of its last file
         newest = time.localtime(max(map(os.path.getmtime, products)))
         folder = os.path.dirname(config.CHECKPOINT_PATH)
         folder = os.path.join(folder, time.strftime("run-%Y-%m-%d-%H%M%S", newest))

@@ -86,7 +86,6 @@ def load_image(path, imageSize=None):
                 image = image.convert("RGBA")
                 white = Image.new("RGBA", image.size, "white")
                 image = Image.alpha_composite(white, image)
-            # convert() would copy an RGB image too
             return image if image.mode == "RGB" else image.convert("RGB")
     except MemoryError:
         raise

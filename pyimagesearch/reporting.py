@@ -107,13 +107,11 @@ def plot_confusion(path, targets, preds, classes):
     """Draw the confusion matrix of class indices to path, in percent of the true class."""
     side = 2 + min(0.7 * len(classes), 40)
     (figure, axes) = plt.subplots(figsize=(side, side))
-    options = {"labels": range(len(classes)), "display_labels": classes, "colorbar": False}
-    options["normalize"] = "true"
-    # black numbers on blues that are pale enough for them
+    options = {"labels": range(len(classes)), "display_labels": classes, "normalize": "true"}
     options.update(cmap="Blues", im_kw={"vmin": 0, "vmax": 1.5}, text_kw={"color": "black"})
     # of more classes than these, numbers could not be read, nor names
     options.update(include_values=len(classes) <= 50, values_format=".0%", xticks_rotation=45)
-    ConfusionMatrixDisplay.from_predictions(targets, preds, ax=axes, **options)
+    ConfusionMatrixDisplay.from_predictions(targets, preds, ax=axes, colorbar=False, **options)
     plt.setp(axes.get_xticklabels(), ha="right", rotation_mode="anchor")
     if len(classes) > 100:
         axes.set(xticks=[], yticks=[])

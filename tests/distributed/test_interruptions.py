@@ -126,7 +126,6 @@ def test_a_signal_ends_a_training_at_once_and_it_can_go_on(
     assert connection.wait([process.sentinel], start + 10 - time.monotonic())
 
 
-@pytest.mark.xfail(reason="PyTorch's worker takes a parent that is gone for its own", strict=True)
 def test_a_worker_that_starts_while_its_script_ends_does_not_stay_for_ever():
     def start_slowly():
         os.setsid()
