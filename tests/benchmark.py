@@ -167,7 +167,7 @@ def serve(side, options, connection, folder, bs, imageSize):
     Each side runs in its own process, because keep_memory() changes malloc for the whole process.
     """
     config.IMAGE_SIZE = imageSize
-    config.CLASSES = [str(number) for number in range(NUM_CLASSES)]
+    config.CLASSES = os.listdir(folder / "1x")
     # a spawned process would spawn the recipe's workers as well
     multiprocessing.set_start_method(create_dataloaders.START_METHOD, force=True)
     worker = side(**options)
