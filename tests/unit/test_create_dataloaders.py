@@ -1,6 +1,8 @@
 import inspect
 import os
 import shutil
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -10,7 +12,7 @@ from pyimagesearch.create_dataloaders import get_classes, get_dataloader
 
 import pytest
 import torch
-from helpers import CLASSES, draw_class_folders, draw_image
+from helpers import CLASSES, PROJECT, draw_class_folders, draw_image
 from torchvision import datasets, transforms
 
 
@@ -192,3 +194,23 @@ def test_images_in_a_hidden_folder_are_no_training_images():
     draw_image("dataset/training/Bread/.thumbnails/0.jpg", 0)
     (ds, _) = get_dataloader(config.TRAIN, None, bs=1)
     assert len(ds) == 3
+
+
+LONG_TMPDIR = """
+from pyimagesearch import config, create_dataloaders
+(config.CLASSES, config.NUM_WORKERS) = (["Bread", "Egg", "Soup"], 1)
+transform = create_dataloaders.test_transform()
+(ds, loader) = create_dataloaders.get_dataloader(config.TRAIN, transform, bs=2)
+print(sum(len(y) for _, y in loader))
+"""
+
+
+def test_workers_send_their_images_where_the_temporary_folder_has_a_very_long_name():
+    draw(1)
+    folder = Path("a" * 60, "b" * 60).absolute()
+    folder.mkdir(parents=True)
+    env = {**os.environ, "TMPDIR": str(folder), "PYTHONPATH": str(PROJECT)}
+    command = [sys.executable, "-c", LONG_TMPDIR]
+    # a worker that cannot send leaves the script waiting for ever
+    run = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
+    assert (run.returncode, run.stdout) == (0, "3\n"), run.stderr
