@@ -74,9 +74,9 @@ def main(argv=None):
     if devices.get_world_size() > 1:
         trainModel = DistributedDataParallel(model, gradient_as_bucket_view=True)
     elif numGPU > 1:
+        # its threads are new at each step, and cuDNN plans every convolution anew in each
+        print("[INFO] nn.DataParallel is slow: README.md has the command that starts torchrun...")
         trainModel = evalModel = nn.DataParallel(model)
-    # have cuDNN search for its fastest algorithms; nn.DataParallel's threads would at every step
-    torch.backends.cudnn.benchmark = not isinstance(trainModel, nn.DataParallel)
 
     # initialize the loss function, the optimizer (fused: one pass over all parameters, not one per
     # operation) and the gradient scaler, which keeps small gradients from becoming 0 in fp16

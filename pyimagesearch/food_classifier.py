@@ -58,18 +58,27 @@ def freeze_batch_norm(model):
 class FrozenBatchNorm2d(nn.BatchNorm2d):
     """Batch normalization whose weight, bias and statistics are constants, in training too."""
 
+    # scale and shift (C, 1, 1), in the dtype and on the device of the last training images
+    constants = None
+
     def forward(self, x):
         """Return x (N, C, H, W) normalized. For x * scale + shift autograd keeps no input, which is
         nearly half of what DenseNet121 keeps; torchvision's ops/misc.py does the same."""
         if not x.requires_grad:
             return super().forward(x)
-        scale = (self.weight * (self.running_var + self.eps).rsqrt()).to(x.dtype)
-        # from the scale as half precision rounds it, which keeps the error of the logits small
-        shift = (self.bias - self.running_mean * scale).to(x.dtype)
-        return torch.addcmul(shift[:, None, None], x, scale[:, None, None])
+        # kept from step to step: seven small operations more in each layer would slow down a GPU
+        known = self.constants and (self.constants[0].dtype, self.constants[0].device)
+        if known != (x.dtype, x.device):
+            scale = (self.weight * (self.running_var + self.eps).rsqrt()).to(x.dtype)
+            # from the scale as half precision rounds it, which keeps the error of the logits small
+            shift = (self.bias - self.running_mean * scale).to(x.dtype)
+            self.constants = (scale[:, None, None], shift[:, None, None])
+        (scale, shift) = self.constants
+        return torch.addcmul(shift, x, scale)
 
     def train(self, mode=True):
-        """Stay in evaluation mode."""
+        """Stay in evaluation mode; compute the constants anew, as weights may have been loaded."""
+        self.constants = None
         return super().train(False)
 
 

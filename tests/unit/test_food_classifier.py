@@ -101,6 +101,20 @@ def test_frozen_batch_norm_keeps_no_picture_for_the_backward_pass_and_evaluates_
     assert set(sizes) == {16}
 
 
+def test_frozen_batch_norm_reckons_its_constants_once_an_epoch_from_the_weights_as_they_are():
+    (norm, other) = (make_norm(), make_norm())
+    freeze_batch_norm(norm)
+    x = torch.randn(4, 16, 9, 9).requires_grad_()
+    norm.train()(x)
+    constants = norm.constants
+    norm(x)
+    # a GPU waits for the CPU where these small operations run at every step
+    assert norm.constants is constants
+    assert norm(x.half()).dtype == torch.float16
+    norm.load_state_dict(other.state_dict())
+    torch.testing.assert_close(norm.train()(x), other(x))
+
+
 def test_training_leaves_all_121_batch_norms_of_densenet_as_imagenet_made_them():
     baseModel = densenet121(weights=None)
     freeze_batch_norm(baseModel)
