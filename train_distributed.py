@@ -85,8 +85,7 @@ def main(argv=None):
     dtype = devices.compute_dtype()
     scaler = torch.amp.GradScaler(config.DEVICE.type, enabled=dtype == torch.float16)
 
-    # initialize a learning-rate scheduler that decays the rate by a factor of 0.1 every 10 epochs:
-    # large steps find a good region, small ones settle in it
+    # initialize a learning-rate scheduler that decays the rate by a factor of 0.1 every 10 epochs
     lrScheduler = optim.lr_scheduler.StepLR(opt, step_size=10, gamma=0.1)
 
     # initialize a dictionary to store the training history

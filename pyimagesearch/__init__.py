@@ -2,8 +2,7 @@
 
 import os
 
-# read when torch is imported: threads that wait should sleep, so that a training step beside
-# another busy process keeps 60 % of its speed, not a third
+# read when torch is imported: threads that wait sleep, and leave the CPU to other processes
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # read by matplotlib: a notebook's backend shows nothing in the scripts that the notebook starts
 if os.environ.get("MPLBACKEND", "").startswith("module://"):

@@ -102,9 +102,7 @@ def check_config():
             raise UserError(f"{name} must be {kind.__name__} and at least {low}, not {value!r}")
     (config.MEAN, config.STD) = (list(map(float, config.MEAN)), list(map(float, config.STD)))
     if not all(len(m) == 3 and all(0 <= n <= 1 for n in m) for m in (config.MEAN, config.STD)):
-        raise UserError(
-            f"MEAN and STD, {config.MEAN}, {config.STD}: three numbers from 0 to 1 each"
-        )
+        raise UserError(f"MEAN, STD: three numbers from 0 to 1, not {config.MEAN}, {config.STD}")
     if isinstance(config.CLASSES, str):
         raise UserError(f"CLASSES must be a list of labels, not {config.CLASSES!r}")
     labels = [[part.strip() for part in str(label).split("/")] for label in config.CLASSES]
@@ -137,9 +135,9 @@ def run(main, advice):
             os.write(2, f"\n[INFO] interrupted; {advice}\n".encode())
         os._exit(130)
 
-    # torchrun ends its processes itself, and nohup has the signal ignored
-    if "TORCHELASTIC_RUN_ID" not in os.environ and before != signal.SIG_IGN:
-        signal.signal(signal.SIGINT, end)
+    # torchrun says that it was interrupted, and nohup has the signal ignored
+    if before != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.SIG_DFL if "TORCHELASTIC_RUN_ID" in os.environ else end)
     try:
         main()
     except UserError as error:

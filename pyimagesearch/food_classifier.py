@@ -58,7 +58,7 @@ def freeze_batch_norm(model):
 class FrozenBatchNorm2d(nn.BatchNorm2d):
     """Batch normalization whose weight, bias and statistics are constants, in training too."""
 
-    # scale and shift (C, 1, 1), in the dtype and on the device of the last training images
+    # scale and shift (C, 1, 1), in the dtype of the training images
     constants = None
 
     def forward(self, x):
@@ -66,9 +66,8 @@ class FrozenBatchNorm2d(nn.BatchNorm2d):
         nearly half of what DenseNet121 keeps; torchvision's ops/misc.py does the same."""
         if not x.requires_grad:
             return super().forward(x)
-        # kept from step to step: seven small operations more in each layer would slow down a GPU
-        known = self.constants and (self.constants[0].dtype, self.constants[0].device)
-        if known != (x.dtype, x.device):
+        # once an epoch, as a GPU would wait for the CPU to start these small operations
+        if self.constants is None or self.constants[0].dtype != x.dtype:
             scale = (self.weight * (self.running_var + self.eps).rsqrt()).to(x.dtype)
             # from the scale as half precision rounds it, which keeps the error of the logits small
             shift = (self.bias - self.running_mean * scale).to(x.dtype)

@@ -4,20 +4,15 @@ import errno
 import os
 import warnings
 from collections import Counter
-from contextlib import suppress
 
 import numpy as np
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageOps, PngImagePlugin
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from .cli import ImageError
 
 EXTENSIONS = (*IMG_EXTENSIONS, ".gif", ".jfif", ".jpe", ".avif")
-# of EXIF the orientation alone is needed, of a PNG's text nothing
-ORIENTATION = 0x0112
-turn = Image.Transpose
-TURNS = (turn.FLIP_LEFT_RIGHT, turn.ROTATE_180, turn.FLIP_TOP_BOTTOM, turn.TRANSPOSE)
-TURNS = dict(enumerate((*TURNS, turn.ROTATE_270, turn.TRANSVERSE, turn.ROTATE_90), start=2))
+# of a PNG's text nothing is needed
 (PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY) = (2**26, 2**30)
 # a phone's photograph may have 200 megapixels
 Image.MAX_IMAGE_PIXELS = None
@@ -69,17 +64,18 @@ def load_image(path, imageSize=None):
             if imageSize:
                 image.draft(None, (3 * imageSize, 3 * imageSize))
             image.load()
-            turn = None
-            # malformed EXIF makes PIL raise nearly anything
-            with suppress(Exception):
-                turn = TURNS[image.getexif()[ORIENTATION]]
-            image = image if turn is None else image.transpose(turn)
+            try:
+                ImageOps.exif_transpose(image, in_place=True)
+            except MemoryError:
+                raise
+            except Exception:
+                # malformed EXIF makes PIL raise nearly anything
+                pass
             if image.mode[0] in "IF":
                 # more than 8 bits of grey, which convert() would clip
                 pixels = np.asarray(image, np.float64)
-                white = next((top for top in (1, 255) if pixels.max() <= top), 65535)
-                if image.mode.startswith("I;16"):
-                    white = 65535
+                tops = (1, 255) if image.mode in "IF" else ()
+                white = next((top for top in tops if pixels.max() <= top), 65535)
                 pixels = (pixels.clip(0, white) * (255 / white)).round()
                 image = Image.fromarray(pixels.astype(np.uint8))
             if image.has_transparency_data:

@@ -1,3 +1,5 @@
+"""Each test in an empty directory, with config.py as it is; a training of drawn images."""
+
 import os
 import signal
 
@@ -9,6 +11,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 import multiprocessing
 import sys
 
+import train_distributed
 from pyimagesearch import config, food_classifier
 
 import matplotlib.pyplot as plt
@@ -45,8 +48,6 @@ def tinyNet(monkeypatch):
 @pytest.fixture
 def train(tinyNet):
     """Return a function that trains TinyNet here on drawn images, with FLAGS and those given."""
-    import train_distributed
-
     draw_class_folders()
     config.CLASSES = list(CLASSES)
     return lambda *flags: train_distributed.main([*FLAGS, "0", "--epochs", "2", *flags])

@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from pyimagesearch import config, create_dataloaders, food_classifier
+from pyimagesearch import checkpoint, config, create_dataloaders, food_classifier
 
 import numpy as np
 import torch
@@ -72,9 +72,29 @@ def draw_class_folders(root="dataset", classes=CLASSES, counts=(5, 3, 3)):
                 draw_image(Path(root, split, name, f"{number}.jpg"), classIndex * 3, number)
 
 
-def read_files(folder="output"):
-    """Return the bytes of the files in a folder by name, the lock left out."""
-    return {path.name: path.read_bytes() for path in Path(folder).iterdir() if path.suffix}
+def save_weights(classes, bias=None):
+    """Save the weights of a network of 48 px and a normalization of its own at MODEL_PATH; config
+    is then as it was. bias: the logits that it gives for all images. Return the network."""
+    (config.IMAGE_SIZE, config.MEAN, config.STD) = (48, [0.5] * 3, [0.25] * 3)
+    model = food_classifier.FoodClassifier(TinyNet(), len(classes))
+    if bias:
+        torch.nn.init.zeros_(model.classifier.weight)
+        model.classifier.bias.data.copy_(torch.tensor(bias))
+    checkpoint.save_weights(model, classes)
+    for name in ("IMAGE_SIZE", "MEAN", "STD"):
+        setattr(config, name, DEFAULTS[name])
+    return model.eval()
+
+
+def load(path):
+    """Return the state in a file, its tensors on the CPU."""
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def read_tree(root="output"):
+    """Return the bytes of the files under root by their paths in it, the lock left out."""
+    files = [path for path in Path(root).rglob("*") if path.is_file() and path.name != ".lock"]
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
 
 
 def assert_same(one, other):
@@ -89,12 +109,23 @@ def assert_same(one, other):
         assert one == other
 
 
-def run_script(name, *flags, cwd=".", env=None, launch=()):
-    """Run a script, or a driver in tests/, in cwd as a user would; return the CompletedProcess.
-    launch: flags of Python, such as -m torch.distributed.run."""
+def assert_same_run(one, other):
+    """Compare what two trainings left in their output folders, states and all else bit for bit."""
+    (found, expected) = (read_tree(one), read_tree(other))
+    assert sorted(found) == sorted(expected)
+    for name, data in expected.items():
+        if name.endswith(".pth"):
+            assert_same(load(Path(one, name)), load(Path(other, name)))
+        else:
+            assert found[name] == data, name
+
+
+def run_python(*arguments, env=None, cwd=".", timeout=300):
+    """Run Python in cwd with these arguments, as a user would; return the CompletedProcess."""
     env = {**os.environ, "PYTHONPATH": f"{PROJECT}{os.pathsep}{PROJECT / 'tests'}", **(env or {})}
-    command = [sys.executable, *launch, PROJECT / name, *flags]
-    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
+    command = [sys.executable, *arguments]
+    options = {"capture_output": True, "text": True, "timeout": timeout}
+    return subprocess.run(command, cwd=cwd, env=env, **options)
 
 
 class Process(multiprocessing.get_context("fork").Process):
@@ -140,12 +171,12 @@ class Process(multiprocessing.get_context("fork").Process):
             time.sleep(0.02)
 
     def end(self, timeout=60):
-        """Wait for the end; return exit status, stdout and stderr as a CompletedProcess."""
-        self.join(timeout)
-        if self.is_alive():
-            self.kill()
-            self.join()
-            raise TimeoutError(self.log.with_suffix(".err").read_text())
+        """Wait for the end, not for that of workers; return status, stdout and stderr as a
+        CompletedProcess."""
+        deadline = time.monotonic() + timeout
+        while self.is_alive():
+            assert time.monotonic() < deadline, self.log.with_suffix(".err").read_text()
+            time.sleep(0.01)
         texts = [self.log.with_suffix(suffix).read_text() for suffix in (".out", ".err")]
         return subprocess.CompletedProcess([], self.exitcode, *texts)
 
@@ -169,6 +200,7 @@ def torchrun_envs(worldSize, machines=1):
     ]
 
 
-def start_group(worldSize, name, *flags, **others):
-    """Start a script in several processes of one machine, as torchrun does; see Process."""
-    return [Process(name, *flags, env=env, **others) for env in torchrun_envs(worldSize)]
+def start_group(worldSize, name, *flags, machines=1, **others):
+    """Start a script in several processes, as torchrun does; see Process."""
+    envs = torchrun_envs(worldSize, machines)
+    return [Process(name, *flags, env=env, **others) for env in envs]

@@ -1,4 +1,4 @@
-# A training script as a reader of the tutorial would write it; test_train_distributed.py runs it.
+# A training script as a reader of the tutorial would write it; test_all_three.py runs it.
 
 # import the necessary packages
 from pyimagesearch import config, create_dataloaders

@@ -5,6 +5,7 @@ file not yet in its place; report, the report. Behind it: how often that is let 
 KILL_ONCE, the folder so named is made, and no process is killed once it is there.
 """
 
+import io
 import os
 import signal
 
@@ -43,23 +44,13 @@ def kill_before(owner, name):
     setattr(owner, name, kill_or_call)
 
 
-class DyingFile:
+class DyingFile(io.FileIO):
     """A file whose write() gets halfway when due."""
 
-    def __init__(self, path, mode):
-        (self.file, self.flush, self.fileno) = (file := open(path, mode), file.flush, file.fileno)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        self.file.close()
-
     def write(self, data):
-        self.file.write(data[: len(data) // 2])
-        self.flush()
+        super().write(data[: len(data) // 2])
         kill_when_due()
-        self.file.write(data[len(data) // 2 :])
+        super().write(data[len(data) // 2 :])
 
 
 if __name__ == "__main__":

@@ -1,22 +1,16 @@
 """Trainings that end before their end: whatever they wrote is whole, and --resume goes on."""
 
 import os
-import resource
 import shutil
 import signal
 import time
 from contextlib import suppress
-from functools import partial
 from multiprocessing import connection
-from pathlib import Path
 
-# for the processes that are forked from this one
-import train_distributed  # noqa: F401
 from pyimagesearch import config
 
 import pytest
-import torch
-from helpers import FLAGS, Process, assert_same, draw_class_folders, read_files, start_group
+from helpers import FLAGS, Process, assert_same_run, draw_class_folders, load, start_group
 
 # of 24 images: 5 steps an epoch, the last with 4
 FLAGS = [*FLAGS, "2", "--epochs", "4"]
@@ -38,27 +32,11 @@ def dataset(fresh_start, uninterrupted):
     shutil.copytree(uninterrupted / "dataset", "dataset")
 
 
-def end(process, timeout=60):
-    """Wait for the end of a process, not of its workers; return its CompletedProcess."""
-    deadline = time.monotonic() + timeout
-    while process.is_alive() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not process.is_alive()
-    return process.end()
-
-
 def resume_and_compare(uninterrupted, *flags):
     """Resume the training here; assert that it ends, bit for bit, as the undisturbed one did."""
-    run = end(Process("train_distributed.py", "--resume", *flags))
+    run = Process("train_distributed.py", "--resume", *flags).end()
     assert (run.returncode, run.stderr) == (0, "")
-    (found, expected) = (read_files(), read_files(uninterrupted / "output"))
-    assert list(sorted(found)) == list(sorted(expected))
-    for name, data in expected.items():
-        if name.endswith(".pth"):
-            states = (torch.load(folder / "output" / name) for folder in (Path(), uninterrupted))
-            assert_same(*states)
-        else:
-            assert found[name] == data, name
+    assert_same_run("output", uninterrupted / "output")
     return run.stdout
 
 
@@ -82,10 +60,10 @@ def test_killed_at_any_moment_and_resumed_equals_uninterrupted(uninterrupted):
     ]
     for moment, epoch in moments:
         driver = "tests/distributed/killed_training.py"
-        run = end(Process(driver, *FLAGS, "--resume", env={"KILL_AT": moment}))
+        run = Process(driver, *FLAGS, "--resume", env={"KILL_AT": moment}).end()
         assert run.returncode == -signal.SIGKILL, run.stderr
         paths = (config.CHECKPOINT_PATH, config.MODEL_PATH)
-        states = [torch.load(path) for path in paths if os.path.exists(path)]
+        states = [load(path) for path in paths if os.path.exists(path)]
         assert (states[0]["epoch"] if states else 0) == epoch, moment
         assert not os.path.exists(config.REPORT_PATH)
     assert "[INFO] resuming after epoch 4 of 4...\n" in resume_and_compare(uninterrupted)
@@ -111,7 +89,7 @@ def test_a_signal_ends_a_training_at_once_and_it_can_go_on(
     start = time.monotonic()
     # Ctrl-C comes from the terminal, to the script and its workers, the others to the script alone
     (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
-    run = end(process, 5)
+    run = process.end(5)
     if number == signal.SIGINT:
         assert run.returncode == 130
         (line,) = run.stderr.split("\n")[1:-1]
@@ -136,31 +114,11 @@ def test_a_worker_that_starts_while_its_script_ends_does_not_stay_for_ever():
     # by now it waits for its workers
     time.sleep(0.5)
     process.kill()
-    end(process)
+    process.end()
     isGone = connection.wait([process.sentinel], 7)
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     assert isGone
-
-
-def test_ctrl_c_does_not_end_a_run_under_nohup():
-    ignore = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
-    process = Process("train_distributed.py", *FLAGS, before=lambda: os.setsid() or ignore())
-    for epoch in range(1, 4):
-        process.wait_for(f"EPOCH: {epoch}/4")
-        os.killpg(process.pid, signal.SIGINT)
-    assert process.end().returncode == 0
-
-
-def test_a_full_disk_keeps_the_checkpoint_before(uninterrupted):
-    shutil.copytree(uninterrupted / "output", "output")
-    # without workers, whose shared memory is limited as well
-    flags = ["--resume", "--epochs", "6", "--num-workers", "0"]
-    limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (2**13, 2**13))
-    run = Process("train_distributed.py", *flags, before=limit).end()
-    assert run.returncode == 1
-    assert "File too large" in run.stderr.splitlines()[-1]
-    assert read_files() == read_files(uninterrupted / "output")
 
 
 def test_a_process_that_waits_for_a_frozen_one_ends_at_sigterm():
@@ -171,7 +129,6 @@ def test_a_process_that_waits_for_a_frozen_one_ends_at_sigterm():
     # by now it waits in a collective
     time.sleep(1)
     first.terminate()
-    run = end(first, 1)
+    run = first.end(1)
     assert (run.returncode, run.stderr) == (-signal.SIGTERM, "")
     second.kill()
-    assert end(second).returncode == -signal.SIGKILL

@@ -1,3 +1,5 @@
+"""Which tests need how many GPUs, and the settings and images of all of them."""
+
 import os
 from pathlib import Path
 

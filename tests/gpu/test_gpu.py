@@ -15,14 +15,14 @@ from pyimagesearch.food_classifier import FoodClassifier, freeze_batch_norm, loa
 
 import pytest
 import torch
-from helpers import FLAGS, PROJECT, TinyNet, run_script
+from helpers import FLAGS, PROJECT, TinyNet, load, run_python
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torchvision.models import densenet121
 
 FLAGS = [*FLAGS, "2"]
 # CLASSES of the drawn images, in scripts that run as a process of their own
-DRIVER = "tests/gpu/train_on_gpu.py"
+DRIVER = PROJECT / "tests/gpu/train_on_gpu.py"
 
 
 def build_model(device, dtype=torch.float32):
@@ -60,13 +60,9 @@ def test_half_precision_has_nearly_the_gradients_and_logits_of_full(device):
         torch.testing.assert_close(half.eval()(x), full.eval()(x), rtol=0.02, atol=0.02)
 
 
-def read_checkpoint():
-    return torch.load(config.CHECKPOINT_PATH, weights_only=True, map_location="cpu")
-
-
 def test_training_learns_and_leaves_weights_for_a_machine_without_a_gpu(device):
     train_distributed.main([*FLAGS, "--epochs", "8"])
-    state = read_checkpoint()
+    state = load(config.CHECKPOINT_PATH)
     losses = state["H"]["train_loss"]
     assert all(map(math.isfinite, losses))
     assert losses[-1] < losses[0]
@@ -78,12 +74,12 @@ def test_training_learns_and_leaves_weights_for_a_machine_without_a_gpu(device):
 def test_a_run_moves_from_the_gpu_to_a_cpu_and_back(device, tinyNet, monkeypatch):
     monkeypatch.setattr(devices, "compute_dtype", lambda: torch.float32)
     train_distributed.main([*FLAGS, "--epochs", "3"])
-    whole = read_checkpoint()
+    whole = load(config.CHECKPOINT_PATH)["H"]["train_loss"]
     for name, epochs in ((device, "1"), ("cpu", "2"), (device, "3")):
         config.DEVICE = torch.device(name)
         train_distributed.main(["--resume"] * (epochs != "1") + [*FLAGS, "--epochs", epochs])
     # not bit for bit: the order of a GPU's sums is not fixed
-    assert read_checkpoint()["H"]["train_loss"] == pytest.approx(whole["H"]["train_loss"], rel=0.01)
+    assert load(config.CHECKPOINT_PATH)["H"]["train_loss"] == pytest.approx(whole, rel=0.01)
 
 
 def train_tiny(model, bs=12):
@@ -128,16 +124,16 @@ def test_torchrun_trains_as_one_process_does(device, count, backend):
         os.symlink(Path("dataset").absolute(), Path(folder, "dataset"))
         bs = ["--local-batch-size", str(12 // number), "--lr", str(0.001 / number)]
         flags = [*FLAGS, "--pretrained", "--epochs", "2", *bs]
-        run = run_script(DRIVER, *flags, cwd=folder, env=env, launch=launch)
+        run = run_python(*launch, DRIVER, *flags, cwd=folder, env=env)
         assert run.returncode == 0, run.stderr
         assert run.stdout.count("EPOCH: ") == 2
-        outcomes.append(torch.load(Path(folder, config.CHECKPOINT_PATH), weights_only=True)["H"])
-    assert outcomes[1]["train_loss"] == pytest.approx(outcomes[0]["train_loss"], rel=0.02)
+        outcomes.append(load(Path(folder, config.CHECKPOINT_PATH))["H"]["train_loss"])
+    assert outcomes[1] == pytest.approx(outcomes[0], rel=0.02)
 
 
 def test_sigterm_ends_a_training_at_once(device):
     env = {**os.environ, "TEST_DEVICE": str(device), "PYTHONPATH": f"{PROJECT}:{PROJECT}/tests"}
-    command = [sys.executable, PROJECT / DRIVER, *FLAGS, "--epochs", "1000"]
+    command = [sys.executable, DRIVER, *FLAGS, "--epochs", "1000"]
     process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
     for line in process.stdout:
         if "EPOCH: 2/" in line:

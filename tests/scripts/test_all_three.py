@@ -9,8 +9,7 @@ from pyimagesearch import config
 from pyimagesearch.food_classifier import FoodClassifier
 
 import pytest
-import torch
-from helpers import draw_food11, run_script
+from helpers import PROJECT, draw_food11, load, run_python
 from torchvision.models import densenet121
 
 FLAGS = "--no-pretrained --image-size 64 --epochs 1 --local-batch-size 9 --num-workers 2"
@@ -24,10 +23,13 @@ def finished(tmp_path_factory):
     # a notebook's backend, and no screen
     env = {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "DISPLAY": ""}
     scripts = ("prepare_dataset.py", f"train_distributed.py {FLAGS}", "distributed_inference.py")
-    options = {"launch": ("-W", "error"), "env": env}
-    runs = [run_script(*script.split(), cwd=own, **options) for script in scripts]
+
+    def run_script(name, *flags, cwd):
+        return run_python("-W", "error", PROJECT / name, *flags, cwd=cwd, env=env)
+
+    runs = [run_script(*script.split(), cwd=own) for script in scripts]
     shutil.copytree(own, tutorial, dirs_exist_ok=True)
-    runs.append(run_script("tests/tutorial_driver.py", cwd=tutorial, **options))
+    runs.append(run_script("tests/tutorial_driver.py", cwd=tutorial))
     for run in runs:
         assert run.returncode == 0, run.stderr
     return own, tutorial, runs
@@ -53,8 +55,8 @@ def test_a_script_after_the_tutorial_runs_and_its_weights_are_read(finished, mon
     assert run.stdout.startswith("33 22 ['Bread', 'Dairy_product', ")
     assert run.stderr == ""
     for folder in (own, tutorial):
-        state = torch.load(folder / config.MODEL_PATH, map_location="cpu", weights_only=True)
-        FoodClassifier(densenet121(weights=None), 11).load_state_dict(state, strict=True)
+        model = FoodClassifier(densenet121(weights=None), 11)
+        model.load_state_dict(load(folder / config.MODEL_PATH), strict=True)
     monkeypatch.chdir(tutorial)
     distributed_inference.main([os.path.join("dataset", "evaluation", "Egg")])
     out = capsys.readouterr().out

@@ -1,4 +1,7 @@
+"""Step 2: what the training prints, computes, saves and resumes, and the evaluation of weights."""
+
 import copy
+import errno
 import io
 import json
 import math
@@ -7,17 +10,17 @@ import re
 import shutil
 import time
 from pathlib import Path
-from types import SimpleNamespace
+from unittest.mock import Mock
 
 import train_distributed
-from pyimagesearch import config, create_dataloaders, devices, reporting
+from pyimagesearch import checkpoint, config, create_dataloaders, devices, reporting
 from pyimagesearch.cli import UserError
 from pyimagesearch.create_dataloaders import get_dataloader
 from pyimagesearch.food_classifier import FoodClassifier
 
 import pytest
 import torch
-from helpers import CLASSES, FLAGS, TinyNet, assert_same, draw_class_folders, read_files
+from helpers import CLASSES, FLAGS, TinyNet, assert_same, draw_class_folders, load, read_tree
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torchvision import transforms
@@ -29,22 +32,11 @@ PRODUCTS = PRODUCTS.split()
 
 
 @pytest.fixture
-def noted(monkeypatch):
-    """Collect what the training loop of each epoch is given."""
-    calls = []
-    loop = train_distributed.train_one_epoch
-
-    def train_and_note(model, loader, lossFunc, opt, scaler):
-        rate = opt.param_groups[0]["lr"]
-        calls.append(SimpleNamespace(**locals()))
-        return loop(model, loader, lossFunc, opt, scaler)
-
-    monkeypatch.setattr(train_distributed, "train_one_epoch", train_and_note)
-    return calls
-
-
-def load(path):
-    return torch.load(path, map_location="cpu", weights_only=True)
+def loopCalls(monkeypatch):
+    """Collect the arguments of the training loop in each epoch."""
+    loop = Mock(wraps=train_distributed.train_one_epoch)
+    monkeypatch.setattr(train_distributed, "train_one_epoch", loop)
+    return loop.call_args_list
 
 
 def test_the_lines_of_the_tutorial_are_printed_in_its_order(train, capsys):
@@ -67,28 +59,40 @@ def test_the_lines_of_the_tutorial_are_printed_in_its_order(train, capsys):
         + r"\n(\[INFO\] .*\n)+$",
         capsys.readouterr().out,
     )
-    assert sorted(read_files()) == PRODUCTS
+    assert sorted(read_tree()) == PRODUCTS
     history = load(config.CHECKPOINT_PATH)["H"]
     assert list(history) == ["train_loss", "train_acc", "val_loss", "val_acc"]
     assert {len(values) for values in history.values()} == {2}
 
 
-def test_augmentation_loss_and_optimizer_are_those_of_the_tutorial(train, noted):
+def test_the_settings_of_a_run_are_in_a_file_with_a_line_for_each(train):
+    train("--epochs", "1", "--seed", "7")
+    text = Path(config.SETTINGS_PATH).read_text()
+    settings = json.loads(text)
+    assert text.count("\n") > len(settings)
+    for name in checkpoint.SETTINGS:
+        assert settings[name] == getattr(config, name)
+    assert (settings["SEED"], settings["CLASSES"]) == (7, CLASSES)
+    assert settings["number of devices"] == devices.count_devices()
+    assert settings["the training set"].startswith("15 images")
+
+
+def test_augmentation_loss_and_optimizer_are_those_of_the_tutorial(train, loopCalls):
     train("--epochs", "1")
-    (call,) = noted
+    (_, loader, lossFunc, opt, scaler) = loopCalls[0].args
     steps = [transforms.RandomResizedCrop(64), transforms.RandomHorizontalFlip()]
     steps += [transforms.RandomRotation(90), transforms.ToTensor()]
     steps += [transforms.Normalize(mean=config.MEAN, std=config.STD)]
-    assert repr(call.loader.dataset.transform) == repr(transforms.Compose(steps))
-    assert vars(call.lossFunc) == vars(nn.CrossEntropyLoss())
-    assert type(call.opt) is torch.optim.Adam
+    assert repr(loader.dataset.transform) == repr(transforms.Compose(steps))
+    assert vars(lossFunc) == vars(nn.CrossEntropyLoss())
+    assert type(opt) is torch.optim.Adam
     plain = torch.optim.Adam([torch.zeros(1)], lr=config.LR, fused=True)
-    (found, expected) = (opt.param_groups[0] | {"params": None} for opt in (call.opt, plain))
+    (found, expected) = (o.param_groups[0] | {"params": None} for o in (opt, plain))
     assert found == expected | {"initial_lr": config.LR}
-    assert call.scaler.is_enabled() == (devices.compute_dtype() == torch.float16)
+    assert scaler.is_enabled() == (devices.compute_dtype() == torch.float16)
 
 
-def test_batch_and_learning_rate_grow_with_the_gpus(train, noted, monkeypatch, capsys):
+def test_batch_and_learning_rate_grow_with_the_gpus(train, loopCalls, monkeypatch, capsys):
     for numGPU in (0, 1, 2):
         monkeypatch.setattr(devices, "count_gpus", lambda count=numGPU: count)
         train("--epochs", "1")
@@ -98,14 +102,13 @@ def test_batch_and_learning_rate_grow_with_the_gpus(train, noted, monkeypatch, c
         # the plain model's keys, DataParallel or not
         assert set(load(config.MODEL_PATH)) == set(FoodClassifier(TinyNet(), 3).state_dict())
         assert ("torchrun" in out) == (numGPU == 2)
-    assert [(type(c.model), c.loader.batch_size, c.rate) for c in noted] == [
-        (FoodClassifier, 5, 0.001),
-        (FoodClassifier, 5, 0.001),
-        (nn.DataParallel, 10, 0.002),
-    ]
+        (model, loader, _, opt, _) = loopCalls[-1].args
+        assert isinstance(model, nn.DataParallel) == (numGPU == 2)
+        assert loader.batch_size == 5 * max(numGPU, 1)
+        assert opt.param_groups[0]["lr"] == 0.001 * max(numGPU, 1)
 
 
-def test_training_learns_and_the_rate_falls_to_a_tenth_every_ten_epochs(train, capsys):
+def test_training_learns_with_a_rate_that_falls_to_a_tenth_every_ten_epochs(train, capsys):
     draw_class_folders(counts=(12, 4, 8))
     train("--epochs", "21", "--lr", "0.01")
     rates = re.findall(r"^Learning rate: (.+)$", capsys.readouterr().out, re.M)
@@ -113,16 +116,13 @@ def test_training_learns_and_the_rate_falls_to_a_tenth_every_ten_epochs(train, c
     # three colours; chance is 0.33
     accuracy = re.search(r"accuracy +([01]\.\d\d)", Path(config.REPORT_PATH).read_text())[1]
     assert float(accuracy) > 0.6
-
-
-def test_batch_norm_trains_with_the_rest_of_a_network_from_random_weights(train):
-    train("--no-pretrained")
+    # batch normalization trains with the rest of a network from random weights
     state = load(config.MODEL_PATH)
     for key, tensor in TinyNet().norm.state_dict().items():
         assert not torch.equal(state[f"baseModel.norm.{key}"], tensor), key
 
 
-def test_imagenet_weights_come_from_torch_hub_once_and_batch_norm_keeps_theirs(monkeypatch):
+def test_imagenet_weights_come_from_torch_hub_once_and_121_batch_norms_keep_theirs(monkeypatch):
     draw_class_folders(counts=(2, 1, 1))
     config.CLASSES = list(CLASSES)
     cache = Path("torch/hub/checkpoints").absolute()
@@ -138,18 +138,19 @@ def test_imagenet_weights_come_from_torch_hub_once_and_batch_norm_keeps_theirs(m
     train_distributed.main(["--resume", "--epochs", "2"])
     assert not cache.exists()
     found = load(config.MODEL_PATH)
-    for key, value in state.items():
-        if "norm" in key:
-            assert torch.equal(found[f"baseModel.{key}"], value), key
+    norms = [key for key in state if "norm" in key]
+    assert len(norms) == 121 * len(nn.BatchNorm2d(1).state_dict())
+    for key in norms:
+        assert torch.equal(found[f"baseModel.{key}"], state[key]), key
     conv = "features.conv0.weight"
     assert 0 < abs(found[f"baseModel.{conv}"] - state[conv]).max() < 0.01
 
 
-@pytest.mark.parametrize("name", ["save_report", "save_history"])
-def test_weights_are_on_disk_before_report_and_plot_are_tried(train, monkeypatch, name):
+def test_weights_are_on_disk_before_report_and_plot_are_tried(train, monkeypatch):
     train("--epochs", "1")
     Path(config.MODEL_PATH).unlink()
-    monkeypatch.setattr(reporting, name, lambda *args: 1 / 0)
+    for name in ("save_report", "save_history"):
+        monkeypatch.setattr(reporting, name, lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         train("--epochs", "1", "--resume")
     assert len(load(config.MODEL_PATH)) == len(FoodClassifier(TinyNet(), 3).state_dict())
@@ -231,7 +232,7 @@ def test_a_step_that_overflows_in_fp16_is_skipped_and_does_not_end_the_run(train
     # of three steps
     assert {int(values["step"]) for values in state["opt"]["state"].values()} == {2}
     assert state["scaler"]["scale"] == 2**15
-    assert sorted(read_files()) == PRODUCTS
+    assert sorted(read_tree()) == PRODUCTS
 
 
 @pytest.mark.parametrize("value", [math.inf, math.nan])
@@ -240,112 +241,96 @@ def test_a_diverged_run_ends_and_keeps_the_last_good_checkpoint(train, monkeypat
     break_loss(monkeypatch, False, 3, value)
     with pytest.raises(UserError, match="diverged.* --lr"):
         train()
-    assert load(config.CHECKPOINT_PATH)["epoch"] == 1
+    state = load(config.CHECKPOINT_PATH)
+    assert state["epoch"] == 1
+    # as weights
+    assert_same(dict(load(config.MODEL_PATH)), dict(state["model"]))
 
 
-def test_a_resumed_run_ends_bit_for_bit_as_if_never_stopped(train, capsys):
-    train()
-    (expected, report) = (load(config.CHECKPOINT_PATH), read_files()["predictions.csv"])
-    # where there is nothing to resume it begins
-    shutil.rmtree("output")
-    capsys.readouterr()
-    train("--epochs", "1", "--resume")
-    assert re.search(r"no output.checkpoint.pth to resume: .*begins", capsys.readouterr().out)
-    train("--resume")
-    out = capsys.readouterr().out
-    assert "[INFO] resuming after epoch 1 of 2..." in out
-    assert re.findall(r"EPOCH: (.*)", out) == ["2/2"]
-    assert_same(load(config.CHECKPOINT_PATH), expected)
-    assert read_files()["predictions.csv"] == report
+def test_a_full_disk_ends_a_run_and_keeps_the_checkpoint_before(train, monkeypatch):
+    train("--epochs", "1")
+    before = read_tree()
+    error = OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr(os, "fsync", Mock(side_effect=error))
+    with pytest.raises(OSError, match="No space left"):
+        train("--resume")
+    assert read_tree() == before
 
 
 def test_a_resumed_run_has_the_settings_batch_and_rate_of_its_first_start(
     train, capsys, monkeypatch
 ):
     monkeypatch.setattr(devices, "count_gpus", lambda: 2)
-    train("--epochs", "1", "--seed", "7")
+    train("--epochs", "1", "--seed", "7", "--resume")
+    # where there is nothing to resume it begins
+    assert re.search(r"no output.checkpoint.pth to resume: .*begins", capsys.readouterr().out)
     (config.SEED, config.LR, config.IMAGE_SIZE, config.EPOCHS) = (42, 0.01, 224, 20)
     (config.PRETRAINED, config.STD, config.LOCAL_BATCH_SIZE) = (True, [0.5] * 3, 32)
     monkeypatch.setattr(devices, "count_gpus", lambda: 1)
     Path("dataset/training/Egg/0.jpg").unlink()
-    capsys.readouterr()
     train_distributed.main(["--resume", "--epochs", "2"])
     out = capsys.readouterr().out
+    assert re.findall(r"EPOCH: (.*)", out) == ["2/2"]
     taken = "taken from the checkpoint: IMAGE_SIZE = 64, SEED = 7, PRETRAINED = False"
     assert f"[INFO] {taken}, STD = [0.229" in out
     assert "batch size of 10..." in out
     assert re.search(r"training set changed: 15 images .*then, 14 images .*now", out)
     assert "Learning rate: 0.002\n" in out
-    with pytest.raises(UserError, match="IMAGE_SIZE is 64 in output.checkpoint.pth and 128 in"):
-        train_distributed.main(["--resume", "--image-size", "128"])
 
 
 def test_a_new_run_moves_an_earlier_one_aside_once_it_has_a_checkpoint(train, capsys, monkeypatch):
     train("--epochs", "1")
     Path(config.RESULTS_PATH).write_text("predictions")
-    earlier = read_files()
+    earlier = read_tree()
     with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
         patch.setattr(train_distributed, "evaluate", lambda *_: 1 / 0)
         train("--seed", "7")
     # a start that came to nothing costs nothing
-    assert read_files() == earlier
+    assert read_tree() == earlier
     train("--seed", "7")
     (folder,) = Path("output").glob("run-*")
     # another seed is another network
     weights = load(config.MODEL_PATH)["classifier.weight"]
     assert not torch.equal(weights, load(folder / "food_classifier.pth")["classifier.weight"])
     assert f"moved to {folder}..." in capsys.readouterr().out
-    assert read_files(folder) == earlier
-    assert json.loads(Path(config.SETTINGS_PATH).read_text())["SEED"] == 7
-    assert sorted(read_files()) == PRODUCTS
+    assert read_tree(folder) == earlier
+    assert sorted(path for path in read_tree() if "/" not in path) == PRODUCTS
 
 
 def test_evaluation_of_the_weights_gives_the_very_report_of_the_training(train, capsys):
     train()
-    before = read_files()
+    before = read_tree()
     # config.py by now says other things, which the weights know better
     config.IMAGE_SIZE = 224
     capsys.readouterr()
     train_distributed.main(["--evaluate"])
-    assert before["classification_report.txt"].decode() in capsys.readouterr().out
-    assert read_files() == before
-    (folder,) = Path("output").glob("evaluation-*")
-    found = read_files(folder)
-    assert found == {name: before[name] for name in found}
-    assert {"classification_report.txt", "predictions.csv", "mistakes.png"} < set(found)
-    # a later one, of weights as the tutorial's wrapper saves them, overwrites nothing
-    state = {f"module.{name}": tensor for name, tensor in load(config.MODEL_PATH).items()}
-    torch.save(state, "tutorial.pth")
-    os.remove(config.MODEL_PATH)
+    # a later one, of weights elsewhere, is in a folder of its own
+    os.rename(config.MODEL_PATH, "mine.pth")
     time.sleep(1)
-    config.IMAGE_SIZE = 64
-    train_distributed.main(["--evaluate", "--weights", "tutorial.pth", "--local-batch-size", "7"])
-    (later,) = set(Path("output").glob("evaluation-*")) - {folder}
-    assert read_files(folder) == found
-    assert read_files(later)["predictions.csv"] == before["predictions.csv"]
+    train_distributed.main(["--evaluate", "--weights", "mine.pth", "--local-batch-size", "7"])
+    assert capsys.readouterr().out.count(before["classification_report.txt"].decode()) == 2
+    del before["food_classifier.pth"]
+    assert before.items() <= read_tree().items()
+    (first, second) = (read_tree(folder) for folder in Path("output").glob("evaluation-*"))
+    assert first == second == {name: before[name] for name in first}
+    assert {"classification_report.txt", "predictions.csv", "mistakes.png"} < set(first)
 
 
 @pytest.mark.parametrize(("numGPU", "worldSize"), [(0, 1), (1, 1), (2, 1), (2, 2)])
 def test_evaluation_uses_all_devices(train, monkeypatch, numGPU, worldSize):
     train("--epochs", "1")
-    seen = []
+    evaluate = Mock(return_value=(0, 0, [(0, 0.5)] * 9))
     monkeypatch.setattr(devices, "count_gpus", lambda: numGPU)
     monkeypatch.setattr(devices, "get_world_size", lambda: worldSize)
-    monkeypatch.setattr(
-        train_distributed, "evaluate", lambda *args: seen.append(args) or (0, 0, [(0, 0.5)] * 9)
-    )
+    monkeypatch.setattr(train_distributed, "evaluate", evaluate)
     train_distributed.main(["--evaluate", "--local-batch-size", "4"])
-    ((model, loader, _),) = seen
+    (model, loader, _) = evaluate.call_args.args
     # a process of torchrun has a GPU of its own
     assert isinstance(model, nn.DataParallel) == (numGPU == 2 and worldSize == 1)
     assert loader.batch_size * worldSize == 4 * max(numGPU, 1)
 
 
-def test_evaluation_on_other_classes_or_without_asking_is_refused(train, capsys):
-    train("--epochs", "1")
-    shutil.rmtree("dataset/evaluation/Soup")
-    with pytest.raises(UserError, match="evaluation has the classes Bread, Egg; .* Egg, Soup;"):
-        train_distributed.main(["--evaluate"])
+def test_weights_to_evaluate_start_no_training_that_would_ignore_them(capsys):
     with pytest.raises(SystemExit, match="2"):
         train_distributed.main(["--weights", "a.pth"])
     assert "--evaluate" in capsys.readouterr().err

@@ -1,4 +1,5 @@
-import json
+"""What a resumed run takes from its checkpoint, and what it refuses."""
+
 import shutil
 from argparse import Namespace
 from pathlib import Path
@@ -9,7 +10,7 @@ from pyimagesearch.food_classifier import FoodClassifier
 
 import pytest
 import torch
-from helpers import CLASSES, TinyNet, assert_same, draw_class_folders, draw_image
+from helpers import CLASSES, TinyNet, assert_same, draw_class_folders, draw_image, load
 from torch import optim
 from torchvision.datasets import ImageFolder
 
@@ -67,7 +68,7 @@ def test_a_restored_run_takes_the_very_steps_that_the_first_would_have_taken(
         train_step(parts, seed)
     if case == "contiguous":
         # as Apple's GPU saves the moments of Adam, though convolutions have the channels last
-        state = torch.load(config.CHECKPOINT_PATH, weights_only=True)
+        state = load(config.CHECKPOINT_PATH)
         for values in state["opt"]["state"].values():
             values.update({name: tensor.contiguous() for name, tensor in values.items()})
         torch.save(state, config.CHECKPOINT_PATH)
@@ -79,25 +80,6 @@ def test_a_restored_run_takes_the_very_steps_that_the_first_would_have_taken(
         train_step(resumed, seed)
     for name, part in parts.items():
         assert_same(dict(resumed[name].state_dict()), dict(part.state_dict()))
-
-
-def test_a_run_that_is_stopped_early_leaves_weights_and_readable_settings(datasets):
-    (parts, run) = (make_parts(), checkpoint.start_run(Namespace(resume=False)))
-    checkpoint.restore_run(run, parts, {}, datasets)
-    for epoch in (1, 2):
-        train_step(parts, epoch)
-        checkpoint.save_checkpoint(run, parts, epoch, {}, CLASSES)
-        weights = torch.load(config.MODEL_PATH, weights_only=True)
-        expected = {name: tensor.cpu() for name, tensor in parts["model"].state_dict().items()}
-        assert_same(dict(weights), expected)
-        assert weights._metadata[""]["classes"] == CLASSES
-    text = Path(config.SETTINGS_PATH).read_text()
-    settings = json.loads(text)
-    # a line for each
-    assert text.count("\n") > len(settings)
-    expected = {name: getattr(config, name) for name in checkpoint.SETTINGS}
-    assert settings == settings | expected | {"CLASSES": CLASSES, "number of devices": 1}
-    assert settings["the training set"].startswith("6 images")
 
 
 def test_one_line_names_every_difference_and_where_each_value_is():
@@ -112,44 +94,34 @@ def test_one_line_names_every_difference_and_where_each_value_is():
     checkpoint.compare_records([first, first], "they must match")
 
 
-@pytest.mark.parametrize("change", ["size", "name", "label", "one more"])
-def test_a_changed_data_set_is_noticed_by_path_size_and_label(datasets, change):
-    before = checkpoint.describe_images(datasets[0])
-    assert before.startswith("6 images")
+def test_a_changed_data_set_is_noticed_by_path_size_and_label(datasets):
+    (egg, soup) = (Path(f"dataset/training/{name}/0.jpg") for name in ("Egg", "Soup"))
+    seen = [checkpoint.describe_images(datasets[0])]
     # the same in another place is not another
     shutil.copytree(config.TRAIN, "elsewhere")
-    assert checkpoint.describe_images(ImageFolder("elsewhere")) == before
-    path = Path("dataset/training/Egg/0.jpg")
-    if change == "size":
-        path.write_bytes(path.read_bytes() + b" ")
-    elif change == "one more":
-        draw_image(path.with_name("9.jpg"), 0)
-    elif change == "name":
-        path.rename(path.with_name("7.jpg"))
-    else:
-        # one of each class, which have the same name
-        path.rename("egg.jpg")
-        Path("dataset/training/Soup/0.jpg").rename(path)
-        Path("egg.jpg").rename("dataset/training/Soup/0.jpg")
-    assert checkpoint.describe_images(ImageFolder(config.TRAIN)) != before
+    assert checkpoint.describe_images(ImageFolder("elsewhere")) == seen[0]
+    for change in (
+        lambda: draw_image(egg.with_name("9.jpg"), 0),
+        lambda: egg.write_bytes(egg.read_bytes() + b" "),
+        # the labels of two
+        lambda: (egg.rename("egg.jpg"), soup.rename(egg), Path("egg.jpg").rename(soup)),
+        lambda: egg.rename(egg.with_name("7.jpg")),
+    ):
+        change()
+        seen.append(checkpoint.describe_images(ImageFolder(config.TRAIN)))
+        assert seen[-1] not in seen[:-1]
 
 
-@pytest.mark.parametrize(("numDevices", "perDevice"), [(1, 12), (3, 4), (6, 2), (5, None)])
-def test_a_run_goes_on_with_the_same_batch_on_other_devices_or_not_at_all(
-    monkeypatch, numDevices, perDevice
-):
+@pytest.mark.parametrize(("numDevices", "perDevice"), [(1, 12), (3, 4), (6, 2)])
+def test_a_run_goes_on_with_the_same_batch_on_other_devices(monkeypatch, numDevices, perDevice):
     monkeypatch.setattr(devices, "count_devices", lambda: numDevices)
     (config.CLASSES, config.LOCAL_BATCH_SIZE) = (list(CLASSES), 99)
-    if not perDevice:
-        with pytest.raises(UserError, match="on 5 devices; resume on 3"):
-            checkpoint.take_settings(RECORD, Namespace())
-        return
     checkpoint.take_settings(RECORD, Namespace())
     found = {name: getattr(config, name) for name in RECORD if name in checkpoint.SETTINGS}
     assert found == {name: RECORD[name] for name in found} | {"LOCAL_BATCH_SIZE": perDevice}
 
 
-def test_more_epochs_may_be_asked_for_and_nothing_else_may_differ():
+def test_more_epochs_may_be_asked_for_but_no_other_setting_and_no_uneven_batch(monkeypatch):
     config.CLASSES = ["Soup", "Egg", "Bread"]
     flags = Namespace(EPOCHS=20, SEED=7)
     checkpoint.take_settings(RECORD, flags)
@@ -160,6 +132,9 @@ def test_more_epochs_may_be_asked_for_and_nothing_else_may_differ():
     for part in ("SEED is 7 in output", " and 8 in", "LR is 0.003 in", " and 0.1 in", "'Pie'"):
         assert part in str(caught.value)
     assert "EPOCHS" not in str(caught.value)
+    monkeypatch.setattr(devices, "count_devices", lambda: 5)
+    with pytest.raises(UserError, match="on 5 devices; resume on 3"):
+        checkpoint.take_settings(RECORD, Namespace())
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
-import os
-import subprocess
+"""How many devices train, which one a process takes, and in what precision."""
+
 import sys
-from types import SimpleNamespace
 from unittest.mock import Mock, call
 
 from pyimagesearch import config, devices
@@ -9,7 +8,7 @@ from pyimagesearch import config, devices
 import joblib
 import pytest
 import torch
-from helpers import PROJECT
+from helpers import run_python
 from torch import distributed
 
 
@@ -76,21 +75,6 @@ def test_a_process_takes_its_own_gpu_or_cpus(monkeypatch, device, threads, expec
     assert done.mock_calls == expected
 
 
-def test_loss_and_accuracy_are_means_over_the_images_of_all_processes(monkeypatch):
-    loader = SimpleNamespace(sampler=range(4))
-    assert devices.mean_over_images(torch.tensor(2.0), torch.tensor(3), loader) == (0.5, 0.75)
-    # another process had a loss of 7 in sum, and 2 images, all right
-    monkeypatch.setattr(devices, "all_gather", lambda sums: [sums, (7.0, 2.0, 2)])
-    assert devices.mean_over_images(torch.tensor(2.0), torch.tensor(3), loader) == (1.5, 5 / 6)
-
-
-def test_predictions_of_all_processes_come_in_the_order_of_the_images(monkeypatch):
-    for count in (0, 2, 6, 7):
-        shares = [list(range(rank, count, 3)) for rank in range(3)]
-        monkeypatch.setattr(devices, "all_gather", Mock(return_value=shares))
-        assert devices.interleave(shares[0]) == list(range(count))
-
-
 KEEPING = """
 import numpy as np
 from pyimagesearch import config, devices
@@ -116,9 +100,8 @@ for name in ("cuda", "cpu"):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc alone can keep memory")
 def test_memory_is_kept_on_a_cpu_and_workers_start_without_it():
-    env = {**os.environ, "PYTHONPATH": str(PROJECT)}
-    run = subprocess.run([sys.executable, "-c", KEEPING], env=env, capture_output=True, text=True)
-    for line, isKept in zip(run.stdout.splitlines(), (False, True), strict=True):
+    lines = run_python("-c", KEEPING).stdout.splitlines()
+    for line, isKept in zip(lines, (False, True), strict=True):
         (kept, inWorker) = map(int, line.split())
         # of 64 MiB that were used once
         assert (kept > 60) == isKept

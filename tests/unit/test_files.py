@@ -1,31 +1,30 @@
+"""Files on full, broken and simple disks, the lock of output/, and runs that are set aside."""
+
 import errno
 import fcntl
 import os
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 from pyimagesearch import config, files
 from pyimagesearch.cli import UserError
 
 import pytest
 from filelock import FileLock, Timeout
-from helpers import DEFAULTS, read_files
+from helpers import DEFAULTS, read_tree
 
 
 def refuse(name):
     """Return a function that fails as a disk does, with the error of this name."""
-
-    def fail(*args, **options):
-        raise OSError(getattr(errno, name), os.strerror(getattr(errno, name)))
-
-    return fail
+    return Mock(side_effect=OSError(getattr(errno, name), name))
 
 
 def test_a_file_is_the_old_one_until_the_new_one_is_whole():
     seen = []
 
     def interrupt():
-        seen.append(read_files())
+        seen.append(read_tree())
         raise KeyboardInterrupt
 
     files.write_file("output/file.pth", b"old")
@@ -33,12 +32,12 @@ def test_a_file_is_the_old_one_until_the_new_one_is_whole():
         files.write_file("output/file.pth", b"new", interrupt)
     # complete beside it
     assert sorted(seen[0].values()) == [b"new", b"old"]
-    assert read_files() == {"file.pth": b"old"}
+    assert read_tree() == {"file.pth": b"old"}
     with open("output/file.pth", "rb") as reader:
         files.write_file("output/file.pth", b"new")
         # who has begun to read the old one reads it to its end
         assert reader.read() == b"old"
-    assert read_files() == {"file.pth": b"new"}
+    assert read_tree() == {"file.pth": b"new"}
 
 
 @pytest.mark.parametrize("name", ["ENOSPC", "EIO", "EDQUOT"])
@@ -48,14 +47,14 @@ def test_a_disk_that_is_full_or_broken_costs_no_file_and_is_said(name, monkeypat
         patch.setattr(os, "fsync", refuse(name))
         files.write_file("file.pth", b"new")
     assert caught.value.errno == getattr(errno, name)
-    assert read_files(".") == {"file.pth": b"old"}
+    assert read_tree(".") == {"file.pth": b"old"}
 
 
 @pytest.mark.parametrize("name", ["EINVAL", "ENOSYS", "EOPNOTSUPP"])
 def test_a_disk_that_knows_no_fsync_takes_the_file(name, monkeypatch):
     monkeypatch.setattr(os, "fsync", refuse(name))
     files.write_file("output/file.pth", b"new")
-    assert read_files() == {"file.pth": b"new"}
+    assert read_tree() == {"file.pth": b"new"}
 
 
 def test_a_second_training_in_the_same_folder_is_refused_until_the_first_ends(capsys):
@@ -101,14 +100,13 @@ def test_the_litter_of_a_killed_training_goes_and_nothing_else():
         Path(f"{path}.123.partial").touch()
     Path("output/notes.partial").touch()
     files.lock_output()
-    assert set(read_files()) == {"checkpoint.pth", "notes.partial"}
-    assert set(read_files("models[1]")) == {"weights.pth"}
+    assert set(read_tree()) == {"checkpoint.pth", "notes.partial"}
+    assert set(read_tree("models[1]")) == {"weights.pth"}
 
 
 def test_earlier_runs_are_kept_together_even_two_of_one_second(capsys):
     config.MODEL_PATH = "models/weights.pth"
-    Path("output").mkdir()
-    Path("output/notes.txt").touch()
+    files.write_file("output/notes.txt", b"")
     files.set_aside_run()
     assert (os.listdir("output"), capsys.readouterr().out) == (["notes.txt"], "")
     # all that config.py names as written
@@ -119,12 +117,10 @@ def test_earlier_runs_are_kept_together_even_two_of_one_second(capsys):
             files.write_file(path, f"{text} {path}".encode())
             os.utime(path, (1e9 - number,) * 2)
         files.set_aside_run()
-        assert list(read_files()) == ["notes.txt"]
         (line,) = capsys.readouterr().out.splitlines()
         (folder,) = [path for path in Path("output").iterdir() if f"{path}..." in line]
         # after the time of its last file
         assert folder.name.startswith(time.strftime("run-%Y-%m-%d-%H%M%S", time.localtime(1e9)))
-        assert read_files(folder) == {
-            os.path.basename(path): f"{text} {path}".encode() for path in paths
-        }
-    assert len([path for path in Path("output").iterdir() if path.is_dir()]) == 2
+        expected = {os.path.basename(path): f"{text} {path}".encode() for path in paths}
+        assert read_tree(folder) == expected
+    assert len(os.listdir("output")) == len(["notes.txt", "first", "second"])

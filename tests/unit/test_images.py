@@ -1,3 +1,5 @@
+"""Which files are images, and how odd, large and broken ones are read."""
+
 import errno
 import os
 import re
@@ -24,13 +26,21 @@ def write(*paths):
         Path(path).touch()
 
 
-def test_images_of_all_endings_are_found_and_hidden_files_are_not():
+def test_images_of_all_endings_are_found_and_the_others_counted_but_no_hidden_file(capsys):
     names = "1.JPEG 1.jpg 2.webp 3.jfif 4.gif 5.avif b/1.png".split()
     found = [f"photos/a/{name}" for name in names]
-    write(*found, "photos/a/1.heic", "photos/jpg")
+    write(*found, "photos/a/1.heic", "photos/a/2.heic", "photos/1.HEIC", "photos/jpg")
+    write(*(f"photos/{number}.{number}" for number in range(30)))
     # a Mac's companion files, thumbnails
     write("photos/._1.jpg", "photos/a/.2.jpg", "photos/.thumbnails/1.jpg", "photos/a/.git/b/1.jpg")
+    write("photos/a/._1.heic", "photos/.DS_Store")
     assert list_images("photos") == found
+    report_others("photos/a/b")
+    report_others("photos")
+    (line,) = capsys.readouterr().out.splitlines()
+    assert re.search("photos: 3 .heic, .*1 no ending.*; .* JPEG", line)
+    # the rare ones too
+    assert all(f"1 .{number}" in line for number in range(30))
 
 
 def test_links_are_followed_but_in_no_circle():
@@ -56,23 +66,6 @@ def test_a_folder_that_cannot_be_read_is_an_error(monkeypatch):
     monkeypatch.setattr(os, "listdir", Mock(side_effect=[["pie"], PermissionError("photos/pie")]))
     with pytest.raises(PermissionError, match="pie"):
         list_images("photos")
-
-
-def test_files_that_are_not_read_are_counted_by_ending(capsys):
-    write("photos/a/1.heic", "photos/a/2.heic", "photos/b/1.HEIC", "photos/b/1.jpg", "photos/notes")
-    write("photos/b/c/1.jpg")
-    report_others("photos/b/c")
-    report_others("photos")
-    (line,) = capsys.readouterr().out.splitlines()
-    assert re.search("photos: 3 .heic, 1 no ending;.* JPEG", line)
-
-
-def test_a_rare_ending_among_many_is_counted_too(capsys):
-    write(*(f"photos/{number}.{number}" for number in range(30)), "photos/1.txt", "photos/2.txt")
-    report_others("photos")
-    out = capsys.readouterr().out
-    assert "2 .txt, " in out
-    assert all(f"1 .{number}" in out for number in range(30))
 
 
 def test_every_mode_is_read_as_the_same_rgb():
@@ -157,26 +150,17 @@ ODD_EXIF = {
 }
 
 
-# images.py ignores what PIL warns of, by a filter that pytest takes away
-@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", ODD_EXIF)
-def test_a_photograph_with_malformed_exif_is_turned_as_far_as_exif_says(name):
+def test_a_photograph_with_malformed_exif_is_turned_as_far_as_it_says_without_a_warning(name):
     (entries, extra, isTurned) = ODD_EXIF[name]
     plain = write_jpeg("a.jpg", entries, extra)
     expected = plain.transpose(Image.Transpose.ROTATE_270) if isTurned else plain
-    assert np.array_equal(load_image("a.jpg"), expected)
-
-
-def test_odd_images_print_no_warning():
-    for name, (entries, extra, _) in ODD_EXIF.items():
-        write_jpeg(f"{name}.jpg", entries, extra)
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
-        # with the filter of the module
+        # with its filter of what PIL warns of, which pytest takes away
         load = runpy.run_module("pyimagesearch.images")["load_image"]
         seen.clear()
-        for path in Path(".").iterdir():
-            load(path)
+        assert np.array_equal(load("a.jpg"), expected)
     assert not seen
 
 
@@ -189,30 +173,18 @@ def test_a_png_with_much_text_is_read():
     assert np.array_equal(load_image("text.png"), load_image("plain.png"))
 
 
-def test_a_large_jpeg_is_decoded_at_a_scale_that_keeps_what_the_network_sees():
+def test_large_jpegs_are_decoded_at_a_scale_that_keeps_what_the_network_sees():
     for size, imageSize, expected in (
         # a phone's picture, at a quarter; its short side keeps 3 * 224 pixels
         ((4032, 3024), 224, (1008, 756)),
         ((1343, 2000), 224, (1343, 2000)),
         ((1344, 2000), 224, (672, 1000)),
         ((4032, 3024), None, (4032, 3024)),
+        # a phone's too, which is no attack
+        ((20000, 10000), 224, (2500, 1250)),
     ):
-        Image.new("RGB", size, "red").save("large.jpg")
+        Image.new("L", size, 99).save("large.jpg")
         assert load_image("large.jpg", imageSize).size == expected
-
-
-def test_a_phones_photograph_of_200_megapixels_is_no_attack():
-    Image.new("L", (20000, 10000), 99).save("phone.jpg")
-    assert load_image("phone.jpg", 224).size == (2500, 1250)
-
-
-def test_a_broken_image_is_an_error_with_its_path():
-    draw_image("whole.jpg", 0)
-    whole = Path("whole.jpg").read_bytes()
-    for name, data in {"half.jpg": whole[:-100], "text.png": b"no image", "empty.png": b""}.items():
-        Path(name).write_bytes(data)
-        with pytest.raises(ImageError, match=f"^{name}: cannot be read as an image"):
-            load_image(name)
 
 
 def test_an_error_of_the_disk_keeps_its_number_and_gets_the_path(monkeypatch):
@@ -230,9 +202,12 @@ def test_an_error_of_the_disk_keeps_its_number_and_gets_the_path(monkeypatch):
         load_image("whole.jpg")
 
 
-@pytest.mark.parametrize("name", ["load", "convert", "transpose"])
-def test_a_lack_of_memory_is_not_called_a_broken_image_and_turns_none(monkeypatch, name):
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [(Image.Image, "load"), (Image.Image, "convert"), (ImageOps, "exif_transpose")],
+)
+def test_a_lack_of_memory_is_not_called_a_broken_image_and_turns_none(monkeypatch, owner, name):
     Image.new("L", (4, 4)).save("whole.jpg", exif=make_exif(6))
-    monkeypatch.setattr(Image.Image, name, Mock(side_effect=MemoryError))
+    monkeypatch.setattr(owner, name, Mock(side_effect=MemoryError))
     with pytest.raises(MemoryError):
         load_image("whole.jpg")

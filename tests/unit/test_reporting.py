@@ -1,3 +1,5 @@
+"""The report, the tables and the pictures in output/, and whether they can be read."""
+
 import csv
 import importlib
 import os
@@ -165,27 +167,22 @@ def test_names_of_any_kind_cost_no_report_and_letters_without_a_font_are_named(s
     assert "no font for \U000f0000:" in capsys.readouterr().out
 
 
-def test_the_confusion_matrix_shows_the_share_of_the_true_class(saved):
+def test_the_confusion_matrix_shows_the_share_of_the_true_class_in_legible_numbers(saved):
     classes = ["Bread", "a_class_with_a_very_long_name", "Soup"]
-    (targets, preds) = ([0, 0, 0, 1, 1, 2, 2], [0, 0, 1, 1, 2, 1, 0])
+    (targets, preds) = ([0, 0, 0, 1, 1, 2, 2], [0, 0, 1, 1, 2, 2, 2])
     reporting.plot_confusion(config.CONFUSION_PATH, targets, preds, classes)
     (axes,) = saved[0].axes
-    shown = [text.get_text() for text in axes.texts]
-    assert shown == ["67%", "33%", "0%", "0%", "50%", "50%", "50%", "50%", "0%"]
+    rates = [2 / 3, 1 / 3, 0, 0, 1 / 2, 1 / 2, 0, 0, 1]
+    image = axes.images[0]
+    for text, rate in zip(axes.texts, rates, strict=True):
+        assert text.get_text() == f"{rate:.0%}"
+        (back, front) = (image.cmap(image.norm(rate))[:3], to_rgb(text.get_color()))
+        assert abs(sum(back) - sum(front)) > 1
     # the colour means the same in every matrix
-    (low, high) = axes.images[0].get_clim()
+    (low, high) = image.get_clim()
     assert low == 0 and high >= 1
     assert [label.get_text() for label in axes.get_xticklabels()] == classes
     assert_picture_is_whole(config.CONFUSION_PATH, saved[0])
-
-
-def test_each_number_of_the_confusion_matrix_differs_from_its_background(saved):
-    (targets, preds) = ([0] * 5 + [1] * 5 + [2] * 5, [0, 0, 0, 1, 1] + [1, 1, 1, 0, 0] * 2)
-    reporting.plot_confusion("a.png", targets, preds, ["Bread", "Egg", "Soup"])
-    (axes,) = saved[0].axes
-    for text, rate in zip(axes.texts, (0.6, 0.4, 0.0) + (0.4, 0.6, 0.0) * 2, strict=True):
-        (back, front) = (axes.images[0].cmap(rate)[:3], to_rgb(text.get_color()))
-        assert abs(sum(back) - sum(front)) > 1
 
 
 @pytest.mark.parametrize("numClasses", [2, 11, 50, 51, 1000])
