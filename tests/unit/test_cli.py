@@ -142,8 +142,13 @@ def test_a_user_error_is_one_line_of_one_process_and_other_errors_keep_their_tra
     with pytest.raises(ZeroDivisionError):
         run(lambda: 1 / 0, advice="")
     monkeypatch.setattr(devices, "get_rank", lambda: 1)
+    monkeypatch.setattr(cli, "distributed", group := Mock())
     assert read_end(UserError("no data; prepare it")) == 1
     assert read_end(ImageError("a.jpg: broken")) == "[ERROR] a.jpg: broken"
+    # a lost process would not answer
+    group.destroy_process_group.assert_not_called()
+    run(Mock(), advice="")
+    group.destroy_process_group.assert_called_once()
 
 
 def test_an_error_on_one_machine_ends_all_and_says_where(monkeypatch):
