@@ -23,9 +23,9 @@ def run_torchrun(launch, cwd="."):
 
 
 def test_torchrun_trains_prints_once_counts_each_image_once_and_survives_a_kill():
-    # 21 training images in batches of 10, 7 validation and 5 test images: uneven everywhere
-    draw_class_folders(counts=(7, 3, 2))
-    for path in ("validation/Egg/1.jpg", "validation/Soup/1.jpg", "evaluation/Soup/1.jpg"):
+    # 21, 11 and 5 images in batches of 10: uneven everywhere, and one has a batch more to validate
+    draw_class_folders(counts=(7, 4, 2))
+    for path in ("validation/Egg/1.jpg", "evaluation/Soup/1.jpg"):
         Path("dataset", path).unlink()
     launch = "--standalone --nproc-per-node=2 --max-restarts=1"
     run = run_torchrun(launch)
