@@ -1,4 +1,4 @@
-# make demo   the three scripts on a synthetic sample in demo/, on any machine, in about five minutes
+# make demo   the three scripts on a synthetic sample in demo/, on any machine, in minutes
 # make test   style check and tests
 
 PYTHON ?= python3
