@@ -16,7 +16,7 @@ demo: .venv/run
 test: .venv/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 # each file marks an installed list of requirements
 .venv/run: requirements.txt
