@@ -312,8 +312,8 @@ def write_weights(path):
 
 
 def compare_runs(imagePaths, bs, images, rounds, epochs, folder):
-    """Print the seconds of whole runs of train_distributed.py from ImageNet weights, start and
-    report included; on a CPU also as two processes, and with batch normalization trained."""
+    """Print the seconds of whole runs of train_distributed.py, start and report included, with
+    batch normalization frozen and trained; on a CPU as one process and as two."""
     splits = {"training": images, "validation": images // 3, "evaluation": images // 3}
     for split, count in splits.items():
         link_images(imagePaths, count, folder / "dataset" / split)
@@ -333,9 +333,9 @@ def compare_runs(imagePaths, bs, images, rounds, epochs, folder):
         return seconds
 
     for name, options in (("frozen", []), ("trained", ["--no-pretrained"])):
-        counts = [1, 2] if not isCuda else [1]
+        counts = [1] if isCuda else [1, 2]
         times = [[run(options, processes) for processes in counts] for _ in range(rounds)]
-        names = [f"{processes} processes" for processes in counts]
+        names = [f"processes: {processes}" for processes in counts]
         print_rows(f"whole run, batch normalization {name}", names, times, images * epochs)
         print(f"seconds of each: {times}", flush=True)
 
