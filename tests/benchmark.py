@@ -120,8 +120,8 @@ class Ours:
         torch.backends.cudnn.benchmark = search
         self.lossFunc = nn.CrossEntropyLoss()
         self.opt = optim.Adam(self.model.parameters(), lr=lr, fused=True)
-        isHalf = self.plain.autocast["dtype"] == torch.float16
-        self.scaler = torch.amp.GradScaler(config.DEVICE.type, enabled=isHalf)
+        isFP16 = self.plain.autocast["dtype"] == torch.float16
+        self.scaler = torch.amp.GradScaler(config.DEVICE.type, enabled=isFP16)
 
     def get_loader(self, rootDir, transform, bs, shuffle=True):
         return create_dataloaders.get_dataloader(rootDir, transform, bs, shuffle)[1]
@@ -229,6 +229,8 @@ def serve(side, options, connection, folder, bs, imageSize, count):
             if isCuda:
                 # for the other sides
                 torch.cuda.empty_cache()
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def ask(connection, job):

@@ -23,11 +23,9 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(autouse=True)
-def device(fresh_start):
+def device(fresh_start, monkeypatch):
     """Run on the GPUs, in full fp32 where a test asks for fp32; return the device."""
     (config.DEVICE, config.CLASSES, config.IMAGE_SIZE) = (DEVICE, list(CLASSES), 64)
     draw_class_folders(counts=(8, 4, 4))
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    yield DEVICE
-    torch.backends.cudnn.allow_tf32 = before
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    return DEVICE

@@ -155,8 +155,8 @@ def test_data_parallel_leaves_no_more_memory_behind_at_a_step_than_is_known(devi
         model.zero_grad()
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         resident.append(pages * os.sysconf("SC_PAGE_SIZE"))
-    # on an H100 with PyTorch 2.11, 2 MiB a step; README.md says so
-    assert (resident[-1] - resident[len(resident) // 2]) / (len(resident) // 2) < 2**22
+    # on an H100 with PyTorch 2.11, 4.0 MiB a step in fp32, 2.0 in fp16; README.md says so
+    assert (resident[-1] - resident[len(resident) // 2]) / (len(resident) // 2) < 6 * 2**20
 
 
 def test_weights_of_a_gpu_classify_on_it_and_without_it(device, tinyNet):
