@@ -143,8 +143,10 @@ def test_machines_that_differ_end_together_and_one_line_says_in_what(settings, c
 
 
 def test_a_wrong_flag_ends_all_in_the_words_of_argparse():
-    for run in end_all(start_group(2, "train_distributed.py", "--epochs", "many"), status=2):
-        assert run.stderr.endswith("error: argument --epochs: invalid int value: 'many'\n")
+    runs = [process.end() for process in start_group(2, "train_distributed.py", "--epochs", "many")]
+    # one may end because the other did before both had joined
+    assert all(run.returncode for run in runs)
+    assert any("argument --epochs: invalid int value: 'many'" in run.stderr for run in runs)
 
 
 @pytest.mark.parametrize("numWorkers", ["0", "1"])
