@@ -42,17 +42,17 @@ def save_weights(model, classes):
 
 def start_run(args):
     """Start a run or, with --resume, continue that in output/ if there is one, with its settings;
-    return a dict with the record of these and, when resuming, all that save_checkpoint() wrote."""
+    return a dict with these settings and, when resuming, all that save_checkpoint() wrote."""
     print(f"[INFO] running on {config.DEVICE}, computing in {devices.compute_dtype()}...")
     run = devices.broadcast(read_checkpoint(args))
     if run:
-        take_settings(run["record"], args)
+        take_settings(run["settings"], args)
     elif args.resume:
         print(f"[INFO] no {config.CHECKPOINT_PATH} to resume: a new run begins...")
-    record = {name: getattr(config, name) for name in SETTINGS}
-    record.update({"CLASSES": get_classes(), "number of devices": devices.count_devices()})
-    compare_processes(record)
-    return {**run, "record": {**run.get("record", {}), **record}}
+    settings = {name: getattr(config, name) for name in SETTINGS}
+    settings.update({"CLASSES": get_classes(), "number of devices": devices.count_devices()})
+    compare_processes(settings)
+    return {**run, "settings": {**run.get("settings", {}), **settings}}
 
 
 @in_all_processes
@@ -73,7 +73,7 @@ def read_checkpoint(args):
 
 @in_all_processes
 def take_settings(before, args):
-    """Set config to the settings in a checkpoint's record; refuse flags that differ from them."""
+    """Set config to a checkpoint's settings; refuse flags that differ from them."""
     (numBefore, numDevices) = (before["number of devices"], devices.count_devices())
     (perDevice, rest) = divmod(numBefore * before["LOCAL_BATCH_SIZE"], numDevices)
     if rest:
@@ -83,19 +83,19 @@ def take_settings(before, args):
     settings.update(LOCAL_BATCH_SIZE=perDevice, EPOCHS=flags.get("EPOCHS", before["EPOCHS"]))
     saved = {**settings, "CLASSES": before["CLASSES"]}
     given = {**settings, **flags, "CLASSES": get_classes()}
-    records = ((f"in {config.CHECKPOINT_PATH}", saved), ("in this run", given))
-    compare_records(records, "they must match, or start again without --resume")
+    pairs = ((f"in {config.CHECKPOINT_PATH}", saved), ("in this run", given))
+    compare_settings(pairs, "they must match, or start again without --resume")
     set_config("taken from the checkpoint", settings)
 
 
-def compare_records(records, advice):
-    """Raise UserError if records, pairs of a place such as "on host" and a dict, differ."""
+def compare_settings(pairs, advice):
+    """Raise UserError if the dicts in pairs of a place, such as "on host", and a dict differ."""
     differences = []
-    for name in records[0][1]:
+    for name in pairs[0][1]:
         places = {}
-        for where, record in records:
+        for where, settings in pairs:
             # a host once, however many processes it has
-            places.setdefault(str(record[name]), {})[where] = None
+            places.setdefault(str(settings[name]), {})[where] = None
         if len(places) > 1:
             values = [f"{value} {', '.join(found)}" for value, found in places.items()]
             differences.append(f"{name} is {' and '.join(values)}")
@@ -103,17 +103,17 @@ def compare_records(records, advice):
         raise UserError("; ".join([*differences, advice]))
 
 
-def compare_processes(record):
-    """Raise UserError in all processes unless all of them have the same record."""
-    compare_records(devices.all_gather((f"on {platform.node()}", record)), "they must match")
+def compare_processes(settings):
+    """Raise UserError in all processes unless all of them have the same settings."""
+    compare_settings(devices.all_gather((f"on {platform.node()}", settings)), "they must match")
 
 
 def restore_run(run, stateful, H, datasets):
     """Put stateful and H in the state of a resumed run; return how many epochs it has completed."""
     images = dict(zip(DATASETS, map(describe_images, datasets), strict=True))
     compare_processes(images)
-    before = run["record"]
-    run["record"] = {**before, **images}
+    before = run["settings"]
+    run["settings"] = {**before, **images}
     if "model" not in run:
         return 0
     for name in DATASETS:
@@ -144,8 +144,8 @@ def describe_images(ds):
 def save_checkpoint(run, stateful, epoch, H, classes):
     """Write state, weights and settings after an epoch; the first moves an earlier run aside."""
     state = {name: item.state_dict() for name, item in stateful.items()}
-    state.update(epoch=epoch, H=H, record=run["record"])
+    state.update(epoch=epoch, H=H, settings=run["settings"])
     save_state(state, config.CHECKPOINT_PATH, before=set_aside_run if epoch == 1 else None)
     save_weights(stateful["model"], classes)
     if devices.get_rank() == 0:
-        write_file(config.SETTINGS_PATH, json.dumps(run["record"], indent=4).encode())
+        write_file(config.SETTINGS_PATH, json.dumps(run["settings"], indent=4).encode())

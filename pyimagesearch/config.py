@@ -1,5 +1,4 @@
-"""The settings of all three scripts: edit the values, then run the scripts. All paths are relative
-to the working directory, so a second experiment is a second directory."""
+"""The settings of all three scripts. All paths are relative to the working directory."""
 
 import os
 import sys
@@ -60,8 +59,7 @@ SEED = 42
 # Windows and macOS, where each takes half a gigabyte
 NUM_WORKERS = joblib.cpu_count() if sys.platform == "linux" else min(joblib.cpu_count(), 4)
 
-# what the scripts write: training plot, weights, report, confusion matrix, predictions, mistakes,
-# settings, pictures with predictions, and the checkpoint for --resume
+# what the scripts write; README.md says what each file is for
 PLOT_PATH = os.path.join("output", "model_training.png")
 MODEL_PATH = os.path.join("output", "food_classifier.pth")
 REPORT_PATH = os.path.join("output", "classification_report.txt")

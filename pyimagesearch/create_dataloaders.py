@@ -49,10 +49,9 @@ def get_dataloader(rootDir, transforms, bs, shuffle=True):
     # a class that one split lacks would shift every label after it
     (found, expected) = (list(map(normalize_name, c)) for c in (ds.classes, get_classes()))
     if found != expected:
-        raise UserError(
-            f"{rootDir} has the classes {', '.join(ds.classes)}; CLASSES in config.py or the "
-            f"weights have {', '.join(get_classes())}; run prepare_dataset.py, or use other weights"
-        )
+        text = f"{rootDir} has the classes {', '.join(ds.classes)}; CLASSES in config.py or the "
+        text += f"weights have {', '.join(get_classes())}; run prepare_dataset.py, or take others"
+        raise UserError(text)
     (rank, worldSize) = (devices.get_rank(), devices.get_world_size())
     if shuffle:
         sampler = EpochSampler(ds, worldSize, rank, seed=config.SEED)

@@ -129,8 +129,9 @@ def check_dataset(skipBad):
         print(f"[INFO] each image and what is wrong with it: {PROBLEMS_PATH}...")
     for line in [*group_problems(twice), *group_problems(bad), *problems]:
         print(f"[INFO] {line}")
-    if problems or (bad and not skipBad):
-        raise UserError("nothing was copied; mend the above, or leave out images with --skip-bad")
+    advice = ", or leave out images with --skip-bad" if bad and not skipBad else ""
+    if problems or advice:
+        raise UserError(f"nothing was copied; mend the above{advice}")
     print(f"[INFO] total images left out: {len(bad)}...")
     return bad
 
@@ -154,9 +155,11 @@ def find_targets(rootDirs):
         if inFolders & targets.keys():
             # beside class folders a name is no class index
             bad.update(dict.fromkeys(set(imagePaths) - inFolders, "in no class folder; move it"))
-    if inFolders and not targets:
+    if inFolders - targets.keys():
         names = sorted({os.path.relpath(path, rootDir).split(os.sep)[0] for path in inFolders})
-        raise UserError(f"no folder is in CLASSES of config.py; to take all: CLASSES = {names}")
+        print(f"[INFO] for the classes of all folders in {rootDir}: CLASSES = {names}")
+    if inFolders and not targets:
+        raise UserError("no folder is in CLASSES of config.py; replace it by the list above")
     paths = [os.path.join(config.DATA_PATH, name) for name in os.listdir(config.DATA_PATH)]
     others = sorted(p for p in paths if p not in rootDirs and (os.path.isdir(p) or is_image(p)))
     others = [path for path in others if os.path.basename(path)[0] != "."]

@@ -73,7 +73,6 @@ def save_report(ds, preds, folder=None):
         return os.path.join(folder, os.path.basename(path)) if folder else path
 
     (classes, labels) = (list(map(make_printable, ds.classes)), [label for label, _ in preds])
-    # a class that was never predicted has precision 0, without a warning
     options = {"labels": range(len(classes)), "target_names": classes, "zero_division": 0}
     report = classification_report(ds.targets, labels, **options)
     counts = np.bincount(ds.targets, minlength=len(classes))
@@ -98,7 +97,8 @@ def save_report(ds, preds, folder=None):
     (pictures, titles) = ([], [])
     for path, true, pred, p in mistakes[:MAX_PICTURES]:
         pictures.append(load_picture(path))
-        titles.append(f"labelled {true},\npredicted {pred} {p[:4]}\n{os.path.basename(path)}")
+        name = os.path.relpath(path, ds.root)
+        titles.append(f"labelled {true},\npredicted {pred} {p[:4]}\n{name}")
     if mistakes:
         plot_pictures(place(config.MISTAKES_PATH), pictures, titles)
 

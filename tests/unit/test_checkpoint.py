@@ -86,12 +86,12 @@ def test_one_line_names_every_difference_and_where_each_value_is():
     first = ("on first", {"LR": 0.1, "SEED": 1, "EPOCHS": 3})
     others = [("on second", first[1] | {"LR": 0.2}), ("on third", first[1] | {"EPOCHS": 4})]
     with pytest.raises(UserError) as caught:
-        checkpoint.compare_records([first, first, *others], "they must match")
+        checkpoint.compare_settings([first, first, *others], "they must match")
     assert str(caught.value) == (
         "LR is 0.1 on first, on third and 0.2 on second; "
         "EPOCHS is 3 on first, on second and 4 on third; they must match"
     )
-    checkpoint.compare_records([first, first], "they must match")
+    checkpoint.compare_settings([first, first], "they must match")
 
 
 def test_a_changed_data_set_is_noticed_by_path_size_and_label(datasets):

@@ -35,12 +35,12 @@ def saved(monkeypatch):
 
 def make_dataset(classes, targets, names=None):
     """Draw an image for each of targets; return them as an ImageFolder would."""
-    names = names or [f"{number}.png" for number in range(len(targets))]
+    names = names or [f"album/{number}.png" for number in range(len(targets))]
     paths = [os.path.join("test", name) for name in names]
     for path, target in zip(paths, targets, strict=True):
         draw_image(path, target % 11, len(path), size=(8, 8))
     samples = list(zip(paths, targets, strict=True))
-    return SimpleNamespace(classes=classes, targets=targets, samples=samples)
+    return SimpleNamespace(root="test", classes=classes, targets=targets, samples=samples)
 
 
 def read_table():
@@ -135,8 +135,8 @@ def test_the_surest_mistakes_come_first_in_the_table_and_as_pictures(saved, caps
     ]
     (_, figure) = saved
     for number, true, pred, p in ((2, *ds.classes, 0.80), (4, "Egg", "Bread", 0.80)):
-        (axes,) = [axes for axes in figure.axes if f"\n{number}.png" in axes.get_title()]
-        assert axes.get_title() == f"labelled {true},\npredicted {pred} {p:.2f}\n{number}.png"
+        (axes,) = [axes for axes in figure.axes if f"\nalbum/{number}.png" in axes.get_title()]
+        assert axes.get_title() == f"labelled {true},\npredicted {pred} {p:.2f}\nalbum/{number}.png"
         # each title stands over its own picture
         expected = read_pixels(paths[number])
         assert np.array_equal(np.asarray(axes.images[0].get_array()), expected)
