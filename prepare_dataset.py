@@ -78,7 +78,7 @@ def parse_args(argv):
     """Return the parsed command line, whose settings are then in config."""
     parser = cli.make_parser(__doc__, ["SEED"], example="python prepare_dataset.py --skip-bad")
     parser.add_argument("--sample", action="store_true", help="draw a small Food-11 at DATA_PATH")
-    parser.add_argument("--skip-bad", action="store_true", help="leave out images with a problem")
+    parser.add_argument("--skip-bad", action="store_true", help="leave out what cannot be copied")
     return cli.parse_args(parser, argv)
 
 
