@@ -111,16 +111,16 @@ def classify_files(names, weights):
 
 
 def find_images(names):
-    """Return the images in the given files and folders, but those that the scripts wrote."""
+    """Return the images in the given files and folders, but those named as what scripts write."""
     imagePaths = []
-    products = {os.path.abspath(path) for path in get_products()}
+    products = {os.path.basename(path) for path in get_products()}
     for name in names:
         # Windows leaves a star to the script
         for path in [name] if os.path.exists(name) else glob.glob(name) or [name]:
             found = [path]
             if os.path.isdir(path):
                 report_others(path)
-                found = [p for p in list_images(path) if os.path.abspath(p) not in products]
+                found = [p for p in list_images(path) if os.path.basename(p) not in products]
             if not found:
                 raise UserError(f"{path}: no image in this folder ({' '.join(EXTENSIONS)})")
             imagePaths += map(os.path.normpath, found)

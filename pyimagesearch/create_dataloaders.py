@@ -49,8 +49,8 @@ def get_dataloader(rootDir, transforms, bs, shuffle=True):
     # a class that one split lacks would shift every label after it
     (found, expected) = (list(map(normalize_name, c)) for c in (ds.classes, get_classes()))
     if found != expected:
-        text = f"{rootDir} has the classes {', '.join(ds.classes)}; CLASSES in config.py or the "
-        text += f"weights have {', '.join(get_classes())}; run prepare_dataset.py, or take others"
+        text = f"{rootDir} has the classes {', '.join(ds.classes)}; config.py or the weights have "
+        text += f"{', '.join(get_classes())}; prepare into another BASE_PATH, or take other weights"
         raise UserError(text)
     (rank, worldSize) = (devices.get_rank(), devices.get_world_size())
     if shuffle:

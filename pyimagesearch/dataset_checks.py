@@ -25,7 +25,8 @@ def find_splits():
     there, DATA_PATH if there are none. Raises UserError if the copies would mix with DATA_PATH."""
     root = config.DATA_PATH
     for destiDir in (config.BASE_PATH, config.TRAIN, config.VAL, config.TEST):
-        (source, copy) = (os.path.realpath(path) + os.sep for path in (root, destiDir))
+        # some file systems are case-insensitive
+        (source, copy) = (os.path.realpath(path).lower() + os.sep for path in (root, destiDir))
         if source.startswith(copy) or copy.startswith(source):
             raise UserError(f"{root} would mix with {destiDir}; set another BASE_PATH in config.py")
     # a class may have the name of a split
@@ -96,7 +97,6 @@ def check_dataset(skipBad):
         os.remove(PROBLEMS_PATH)
     rootDirs = find_splits()
     (targets, bad) = find_targets(rootDirs)
-    # decode each image to the end
     answers = thread_map(digest_image, targets, desc="checking", disable=None)
     digests = dict(zip(targets, answers, strict=True))
     bad.update({path: str(d) for path, d in digests.items() if isinstance(d, UserError)})
@@ -139,13 +139,13 @@ def check_dataset(skipBad):
 def find_targets(rootDirs):
     """Return {imagePath: (label, filename)}, and {imagePath: what is wrong} for the others."""
     (targets, bad) = ({}, {})
-    for rootDir in dict.fromkeys(rootDirs):
+    # the training folder last, which has all classes
+    for rootDir in dict.fromkeys(reversed(rootDirs)):
         report_others(rootDir)
         (imagePaths, places) = (list_images(rootDir), {})
         for path in imagePaths:
             try:
                 targets[path] = get_target(path, rootDir)
-                # some file systems are case-insensitive
                 other = places.setdefault(os.path.join(*targets[path]).lower(), path)
                 if other != path:
                     bad[path] = f"same name and class as another image ({other}); rename one"
@@ -193,7 +193,6 @@ def group_problems(bad):
     """Yield a line for each folder and kind of problem; bad: {imagePath: what is wrong}."""
     groups = defaultdict(list)
     for path, text in bad.items():
-        # ignore details in parentheses
         kind = re.sub(r" \(.*\)", "", text, flags=re.DOTALL)
         groups[os.path.dirname(path), kind].append(path)
     for (folder, _), paths in groups.items():

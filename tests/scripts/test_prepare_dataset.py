@@ -281,11 +281,13 @@ def test_where_classes_do_not_fit_the_list_of_them_can_be_pasted(classes, splits
     for split in splits:
         draw_photos(f"photos/{split}", names=("pie", "Apple 'Pie'", ECLAIR))
         draw_image(f"photos/{split}/IMG_1.jpg", 0)
+    if splits[1:]:
+        draw_image("photos/test/misc/0.jpg", 0)
     config.CLASSES = classes
     text = fail(capsys)
     assert text.count("CLASSES = ") == 1
     config.CLASSES = eval(re.search(r"CLASSES = (\[.+\])", text)[1])
-    # folders only
+    # folders only, of the training images
     assert sorted(config.CLASSES) == ["Apple 'Pie'", "pie", ECLAIR]
     # run() has any name printed
     cli.run(lambda: prepare("--skip-bad"), advice="")
@@ -347,6 +349,8 @@ def test_photographs_that_were_added_and_removed_are_met_with_the_way_on(capsys)
 
 OVERLAPS = [
     ("photos", "./photos/"),
+    # one folder on macOS
+    ("photos", "Photos"),
     ("photos", "photos/prepared"),
     ("photos/training", "photos"),
     ("photos", "link"),

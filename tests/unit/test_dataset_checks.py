@@ -10,9 +10,7 @@ from pyimagesearch.dataset_checks import get_target
 import pytest
 
 
-@pytest.mark.parametrize(
-    "name", ["11_0.jpg", "-1_0.jpg", "1.5_0.jpg", "_0.jpg", "photo.jpg", "3.jpg"]
-)
+@pytest.mark.parametrize("name", "11_0.jpg -1_0.jpg 1.5_0.jpg _0.jpg photo.jpg 3.jpg".split())
 def test_a_name_without_a_class_index_is_said_with_the_indices_there_are(name):
     with pytest.raises(UserError, match="name .* 0 to 10"):
         get_target(os.path.join("photos", name), "photos")
