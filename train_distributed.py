@@ -5,8 +5,8 @@
 
 # import the necessary packages
 import math
-import os
 import time
+from pathlib import Path
 
 from pyimagesearch import checkpoint, cli, config, devices, food_classifier, reporting
 from pyimagesearch.cli import UserError
@@ -188,14 +188,16 @@ def evaluate_weights(path):
     (model, _, testTransform) = food_classifier.load_classifier(path)
     batchSize = config.LOCAL_BATCH_SIZE * devices.count_devices()
     (testDS, testLoader) = get_dataloader(config.TEST, testTransform, bs=batchSize, shuffle=False)
+    # all processes have the same images and weights: a bias tells one training from another
+    images = checkpoint.describe_images(testDS)
+    checkpoint.compare_processes({path: model.classifier.bias[0].item(), "the test set": images})
     if devices.get_world_size() == 1 and devices.count_gpus() > 1:
         model = nn.DataParallel(model)
     print("[INFO] evaluating network...")
     (_, _, preds) = evaluate(model, testLoader, nn.CrossEntropyLoss())
     if devices.get_rank() == 0:
         # beside the run's own report, not over it
-        folder = os.path.join(os.path.dirname(config.REPORT_PATH), "evaluation")
-        folder += time.strftime("-%Y-%m-%d-%H%M%S")
+        folder = Path(config.REPORT_PATH).with_name(time.strftime("evaluation-%Y-%m-%d-%H%M%S"))
         reporting.save_report(testDS, preds, folder)
 
 

@@ -28,7 +28,7 @@ def join_processes():
             torch.set_num_threads(divide_by_processes(joblib.cpu_count()))
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
         if get_rank() > 0:
-            sys.stdout = open(os.devnull, "w")
+            sys.stdout = open(os.devnull, "w", errors="replace")
 
 
 def get_world_size():

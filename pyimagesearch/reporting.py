@@ -59,7 +59,6 @@ def save_history(H):
         axes.set_xlabel("Epoch #")
         axes.set_ylabel("Loss/Accuracy")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
-        # under the axes, where it covers no curve
         axes.legend(loc="lower left", bbox_to_anchor=(0, -0.25), ncols=len(H))
         save_figure(figure, config.PLOT_PATH)
 

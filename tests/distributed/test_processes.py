@@ -22,6 +22,7 @@ from helpers import (
     draw_image,
     load,
     read_tree,
+    save_weights,
     start_group,
     torchrun_envs,
 )
@@ -142,11 +143,15 @@ def test_machines_that_differ_end_together_and_one_line_says_in_what(settings, c
     assert not os.path.exists("first/output/checkpoint.pth")
 
 
-def test_a_wrong_flag_ends_all_in_the_words_of_argparse():
-    runs = [process.end() for process in start_group(2, "train_distributed.py", "--epochs", "many")]
-    # one may end because the other did before both had joined
-    assert all(run.returncode for run in runs)
-    assert any("argument --epochs: invalid int value: 'many'" in run.stderr for run in runs)
+def test_machines_with_other_weights_evaluate_nothing():
+    group = []
+    for rank, env in enumerate(torchrun_envs(2, machines=2)):
+        draw_class_folders(f"{rank}/dataset")
+        config.MODEL_PATH = f"{rank}/output/food_classifier.pth"
+        save_weights(CLASSES, [rank, 0.0, 0.0])
+        group.append(Process("train_distributed.py", "--evaluate", cwd=f"{rank}", env=env))
+    (first, _) = end_all(group, status=1)
+    assert re.fullmatch(r"\[ERROR\] output/food_classifier.pth is .+\n", first.stderr)
 
 
 @pytest.mark.parametrize("numWorkers", ["0", "1"])
