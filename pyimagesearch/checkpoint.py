@@ -16,7 +16,7 @@ from .files import lock_output, set_aside_run, write_file
 # the settings that make a run what it is, and its images by the names that messages use
 SETTINGS = ("IMAGE_SIZE", "SEED", "PRETRAINED", "MEAN", "STD", "EPOCHS", "LR", "LOCAL_BATCH_SIZE")
 DATASETS = ("the training set", "the validation set", "the test set")
-# how many tasks a batch system or MPI has started, and which this is: a shell has no such number
+# how many tasks a batch system or MPI has started, and which this is; a mere allocation has none
 TASKS = [("SLURM_NTASKS", "SLURM_PROCID"), ("PMI_SIZE", "PMI_RANK")]
 TASKS.append(("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"))
 

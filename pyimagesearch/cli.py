@@ -135,7 +135,7 @@ def run(main, advice):
             os.write(2, f"\n[INFO] interrupted; {advice}\n".encode())
         os._exit(130)
 
-    # torchrun says that it was interrupted, and nohup has the signal ignored
+    # torchrun says that it was interrupted, and & in a shell script has the signal ignored
     if before != signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.SIG_DFL if "TORCHELASTIC_RUN_ID" in os.environ else end)
     try:

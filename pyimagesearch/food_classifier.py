@@ -58,7 +58,7 @@ def freeze_batch_norm(model):
 class FrozenBatchNorm2d(nn.BatchNorm2d):
     """Batch normalization whose weight, bias and statistics are constants, in training too."""
 
-    # scale and shift (C, 1, 1), in the dtype of the training images
+    # scale and shift (C, 1, 1), in the dtype of the input
     constants = None
 
     def forward(self, x):

@@ -12,7 +12,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from .cli import ImageError
 
 EXTENSIONS = (*IMG_EXTENSIONS, ".gif", ".jfif", ".jpe", ".avif")
-# of a PNG's text nothing is needed
+# PIL refuses a PNG with more text than this
 (PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY) = (2**26, 2**30)
 # a phone's photograph may have 200 megapixels
 Image.MAX_IMAGE_PIXELS = None
@@ -21,7 +21,7 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def is_image(path, rootDir=None):
-    """Return whether path has the name of an image file and is not hidden, also below rootDir."""
+    """Return whether path has the name of an image and no hidden part, below rootDir if given."""
     below = os.path.relpath(path, rootDir) if rootDir else os.path.basename(path)
     return path.lower().endswith(EXTENSIONS) and f"{os.sep}." not in os.sep + below
 

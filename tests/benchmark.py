@@ -4,8 +4,8 @@
     python tests/benchmark.py FOLDER --runs          # whole runs of train_distributed.py
     python tests/benchmark.py FOLDER --seeds 0 1 2   # accuracy, FOLDER prepared as dataset/ is
 
-The recipe is written out below. All sides take turns, round after round; what is printed is the
-median of the rounds, and how many times as fast as the first side each is, as median (lowest to
+The recipe is written out below. In the first two, sides take turns, round after round; printed are
+the median of the rounds and how many times as fast as the first side each is, as median (lowest to
 highest). Labels do not matter for speed, so any images will do.
 """
 
@@ -174,7 +174,7 @@ def synchronize():
 
 
 def get_peak(job):
-    """Return the peak in GiB of the GPU's memory in a job, or of this process's until its end."""
+    """Return the peak in GiB of the GPU's memory in a job, or of this process's so far after it."""
     if isCuda:
         torch.cuda.reset_peak_memory_stats()
         job()
@@ -386,10 +386,11 @@ def main():
     print(
         f"{device}, {devices.compute_dtype()}; {config.NUM_WORKERS} workers; "
         f"torch {torch.__version__}, torchvision {torchvision.__version__}; "
-        f"{args.image_size} px, batch {args.batch_size}, {args.rounds} rounds\n\n"
-        "| | images/s | times the first |\n| --- | --- | --- |",
+        f"{args.image_size} px, batch {args.batch_size}, {args.rounds} rounds\n",
         flush=True,
     )
+    header = "mean | each seed" if args.seeds else "images/s | times the first"
+    print(f"| | {header} |\n| --- | --- | --- |", flush=True)
     if args.seeds:
         compare_accuracy(args.folder, args.batch_size, args.seeds, args.epochs, args.lr)
         return

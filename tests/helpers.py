@@ -162,10 +162,7 @@ class Process(multiprocessing.get_context("fork").Process):
     def wait_for(self, condition, timeout=60):
         """Return once condition() holds, or once the process has printed condition, a text."""
         deadline = time.monotonic() + timeout
-        text = condition
-        if isinstance(text, str):
-            condition = lambda: text in self.log.read_text()  # noqa: E731
-        while not condition():
+        while not (condition() if callable(condition) else condition in self.log.read_text()):
             assert self.is_alive(), self.log.with_suffix(".err").read_text()
             assert time.monotonic() < deadline, self.log.with_suffix(".err").read_text()
             time.sleep(0.02)

@@ -21,7 +21,6 @@ from torch.nn.functional import cross_entropy
 from torchvision.models import densenet121
 
 FLAGS = [*FLAGS, "2"]
-# CLASSES of the drawn images, in scripts that run as a process of their own
 DRIVER = PROJECT / "tests/gpu/train_on_gpu.py"
 
 
@@ -118,7 +117,7 @@ def test_data_parallel_gives_the_same_answer_as_one_gpu(device, ids, monkeypatch
 def test_torchrun_trains_as_one_process_does(device, count, backend):
     outcomes = []
     for number, folder in ((1, "one"), (count, "many")):
-        env = {"TEST_DEVICE": str(device), "TEST_BACKEND": backend if number == count else "gloo"}
+        env = {"TEST_DEVICE": str(device), "TEST_BACKEND": backend if folder == "many" else "gloo"}
         launch = f"-m torch.distributed.run --standalone --nproc-per-node={number}".split()
         os.mkdir(folder)
         os.symlink(Path("dataset").absolute(), Path(folder, "dataset"))

@@ -91,13 +91,7 @@ def test_config_is_taken_where_its_meaning_is_plain(monkeypatch):
     monkeypatch.setenv("HOME", os.path.abspath("home"))
     (config.DATA_PATH, config.TRAIN) = ("~/photos", Path("~", "dataset", "training"))
     config.DEVICE = "cuda:1"
-    cli.check_config()
-    assert config.DATA_PATH == os.path.abspath("home/photos")
-    assert config.TRAIN == os.path.abspath("home/dataset/training")
-    assert config.DEVICE == torch.device("cuda:1")
-
-
-def test_numbers_of_numpy_become_plain_ones_that_a_checkpoint_can_hold():
+    # numbers become those that a checkpoint can hold
     (config.MEAN, config.STD) = (np.array([0.5, 0.25, 0.75]), [np.float32(0.5)] * 3)
     config.CLASSES = np.array([" Bread", "Noodles / Pasta ", "Egg"])
     (config.SEED, config.LR, config.EPOCHS) = (np.int64(7), np.float64(0.001), np.float64(2))
@@ -108,6 +102,9 @@ def test_numbers_of_numpy_become_plain_ones_that_a_checkpoint_can_hold():
     assert json.loads(json.dumps(found)) == found
     assert (found["SEED"], found["MEAN"]) == (7, [0.5, 0.25, 0.75])
     assert found["CLASSES"] == ["Bread", "Noodles/Pasta", "Egg"]
+    assert config.DATA_PATH == os.path.abspath("home/photos")
+    assert config.TRAIN == os.path.abspath("home/dataset/training")
+    assert config.DEVICE == torch.device("cuda:1")
 
 
 WRONG = {
@@ -161,7 +158,7 @@ def test_an_error_on_one_machine_ends_all_and_says_where(monkeypatch):
             check()
 
 
-def test_ctrl_c_is_left_to_torchrun_nohup_and_the_notebook(monkeypatch):
+def test_ctrl_c_is_left_to_torchrun_the_shell_and_the_notebook(monkeypatch):
     handlers = []
 
     def main():
