@@ -44,7 +44,7 @@ def start_run(args):
     """Start a run or, with --resume, continue that in output/ if there is one, with its settings;
     return a dict with these settings and, when resuming, all that save_checkpoint() wrote."""
     print(f"[INFO] running on {config.DEVICE}, computing in {devices.compute_dtype()}...")
-    run = devices.broadcast(read_checkpoint(args))
+    run = devices.broadcast(open_output(args))
     if run:
         take_settings(run["settings"], args)
     elif args.resume:
@@ -56,7 +56,7 @@ def start_run(args):
 
 
 @in_all_processes
-def read_checkpoint(args):
+def open_output(args):
     """In rank 0, lock output/ and return the checkpoint to resume, or {}; refuse lone tasks."""
     for numTasks, task in TASKS:
         count = int(os.environ.get(numTasks, 1))

@@ -15,9 +15,9 @@ from torch import optim
 from torchvision.datasets import ImageFolder
 
 # of 3 devices, as save_checkpoint() writes it
-RECORD = {"IMAGE_SIZE": 64, "SEED": 7, "PRETRAINED": False, "MEAN": [0.4] * 3, "STD": [0.2] * 3}
-RECORD |= {"EPOCHS": 9, "LR": 0.003, "LOCAL_BATCH_SIZE": 4, "CLASSES": CLASSES}
-RECORD |= {"number of devices": 3}
+SAVED = {"IMAGE_SIZE": 64, "SEED": 7, "PRETRAINED": False, "MEAN": [0.4] * 3, "STD": [0.2] * 3}
+SAVED |= {"EPOCHS": 9, "LR": 0.003, "LOCAL_BATCH_SIZE": 4, "CLASSES": CLASSES}
+SAVED |= {"number of devices": 3}
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def datasets():
     return [ImageFolder(path) for path in (config.TRAIN, config.VAL, config.TEST)]
 
 
-def make_parts():
+def make_stateful():
     """Return an untrained network and the rest of what has a state."""
     model = FoodClassifier(TinyNet(), 3).to(config.DEVICE)
     opt = optim.Adam(model.parameters(), lr=0.01, fused=True)
@@ -39,15 +39,15 @@ def make_parts():
     return {"model": model, "opt": opt, "scaler": scaler, "lrScheduler": scheduler}
 
 
-def train_step(parts, seed):
+def train_step(stateful, seed):
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(4, 3, 16, 16, generator=generator).to(config.DEVICE)
-    loss = parts["model"](x).logsumexp(1).sum() * 100
-    parts["scaler"].scale(loss).backward()
-    parts["scaler"].step(parts["opt"])
-    parts["scaler"].update()
-    parts["opt"].zero_grad()
-    parts["lrScheduler"].step()
+    loss = stateful["model"](x).logsumexp(1).sum() * 100
+    stateful["scaler"].scale(loss).backward()
+    stateful["scaler"].step(stateful["opt"])
+    stateful["scaler"].update()
+    stateful["opt"].zero_grad()
+    stateful["lrScheduler"].step()
 
 
 @pytest.mark.parametrize("case", ["as saved", "on a GPU", "contiguous"])
@@ -55,30 +55,30 @@ def test_a_restored_run_takes_the_very_steps_that_the_first_would_have_taken(
     datasets, monkeypatch, case
 ):
     config.DEVICE = torch.device("cpu")
-    (parts, run, H) = (make_parts(), checkpoint.start_run(Namespace(resume=False)), {"val_acc": []})
-    assert checkpoint.restore_run(run, parts, H, datasets) == 0
+    (stateful, run) = (make_stateful(), checkpoint.start_run(Namespace(resume=False)))
+    assert checkpoint.restore_run(run, stateful, H := {"val_acc": []}, datasets) == 0
     for seed in range(3):
-        train_step(parts, seed)
-    assert parts["scaler"].get_scale() == 2.0**68
+        train_step(stateful, seed)
+    assert stateful["scaler"].get_scale() == 2.0**68
     with monkeypatch.context() as patch:
         if case == "on a GPU":
             patch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
-        checkpoint.save_checkpoint(run, parts, 3, {"val_acc": [0.5]}, CLASSES)
+        checkpoint.save_checkpoint(run, stateful, 3, {"val_acc": [0.5]}, CLASSES)
     for seed in range(3, 6):
-        train_step(parts, seed)
+        train_step(stateful, seed)
     if case == "contiguous":
         # as Apple's GPU saves the moments of Adam, though convolutions have the channels last
         state = load(config.CHECKPOINT_PATH)
         for values in state["opt"]["state"].values():
             values.update({name: tensor.contiguous() for name, tensor in values.items()})
         torch.save(state, config.CHECKPOINT_PATH)
-    resumed = make_parts()
+    resumed = make_stateful()
     run = checkpoint.start_run(Namespace(resume=True))
     assert checkpoint.restore_run(run, resumed, H, datasets) == 3
     assert H == {"val_acc": [0.5]}
     for seed in range(3, 6):
         train_step(resumed, seed)
-    for name, part in parts.items():
+    for name, part in stateful.items():
         assert_same(dict(resumed[name].state_dict()), dict(part.state_dict()))
 
 
@@ -116,25 +116,25 @@ def test_a_changed_data_set_is_noticed_by_path_size_and_label(datasets):
 def test_a_run_goes_on_with_the_same_batch_on_other_devices(monkeypatch, numDevices, perDevice):
     monkeypatch.setattr(devices, "count_devices", lambda: numDevices)
     (config.CLASSES, config.LOCAL_BATCH_SIZE) = (list(CLASSES), 99)
-    checkpoint.take_settings(RECORD, Namespace())
-    found = {name: getattr(config, name) for name in RECORD if name in checkpoint.SETTINGS}
-    assert found == {name: RECORD[name] for name in found} | {"LOCAL_BATCH_SIZE": perDevice}
+    checkpoint.take_settings(SAVED, Namespace())
+    found = {name: getattr(config, name) for name in SAVED if name in checkpoint.SETTINGS}
+    assert found == {name: SAVED[name] for name in found} | {"LOCAL_BATCH_SIZE": perDevice}
 
 
 def test_more_epochs_may_be_asked_for_but_no_other_setting_and_no_uneven_batch(monkeypatch):
     config.CLASSES = ["Soup", "Egg", "Bread"]
     flags = Namespace(EPOCHS=20, SEED=7)
-    checkpoint.take_settings(RECORD, flags)
+    checkpoint.take_settings(SAVED, flags)
     assert config.EPOCHS == 20
     (flags.SEED, flags.LR, config.CLASSES) = (8, 0.1, ["Egg", "Pie"])
     with pytest.raises(UserError) as caught:
-        checkpoint.take_settings(RECORD, flags)
+        checkpoint.take_settings(SAVED, flags)
     for part in ("SEED is 7 in output", " and 8 in", "LR is 0.003 in", " and 0.1 in", "'Pie'"):
         assert part in str(caught.value)
     assert "EPOCHS" not in str(caught.value)
     monkeypatch.setattr(devices, "count_devices", lambda: 5)
     with pytest.raises(UserError, match="on 5 devices; resume on 3"):
-        checkpoint.take_settings(RECORD, Namespace())
+        checkpoint.take_settings(SAVED, Namespace())
 
 
 @pytest.mark.parametrize(
