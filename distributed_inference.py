@@ -111,7 +111,7 @@ def classify_files(names, weights):
 
 
 def find_images(names):
-    """Return the images in the given files and folders, but those named as what scripts write."""
+    """Return the images in the given files and folders, but those named like the scripts' own."""
     imagePaths = []
     products = {os.path.basename(path) for path in get_products()}
     for name in names:

@@ -89,7 +89,7 @@ def take_settings(before, args):
 
 
 def compare_settings(pairs, advice):
-    """Raise UserError if the dicts in pairs of a place, such as "on host", and a dict differ."""
+    """Raise UserError if settings differ; pairs: (place, dict of settings), place as "on host"."""
     differences = []
     for name in pairs[0][1]:
         places = {}

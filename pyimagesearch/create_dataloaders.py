@@ -40,8 +40,7 @@ def get_dataloader(rootDir, transforms, bs, shuffle=True):
     SEED, epoch and image alone, another one in each pass; else in the order of the paths. Raises
     UserError if the class folders are not those of CLASSES."""
     if not os.path.isdir(rootDir):
-        where = f"{os.path.abspath(rootDir)}: no such folder"
-        raise UserError(f"{where}; run prepare_dataset.py first, or set BASE_PATH in config.py")
+        raise UserError(f"no {os.path.abspath(rootDir)}; run prepare_dataset.py or set BASE_PATH")
     # create a dataset, and use it to create a data loader
     imageLoader = partial(load_image, imageSize=config.IMAGE_SIZE)
     isValid = partial(is_image, rootDir=rootDir)

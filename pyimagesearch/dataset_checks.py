@@ -157,7 +157,7 @@ def find_targets(rootDirs):
             bad.update(dict.fromkeys(set(imagePaths) - inFolders, "in no class folder; move it"))
     if inFolders - targets.keys():
         names = sorted({os.path.relpath(path, rootDir).split(os.sep)[0] for path in inFolders})
-        print(f"[INFO] for the classes of all folders in {rootDir}: CLASSES = {names}")
+        print(f"[INFO] to take all folders in {rootDir} as classes: CLASSES = {names}")
     if inFolders and not targets:
         raise UserError("no folder is in CLASSES of config.py; replace it by the list above")
     paths = [os.path.join(config.DATA_PATH, name) for name in os.listdir(config.DATA_PATH)]

@@ -27,6 +27,8 @@ def join_processes():
             # torchrun sets it where the user did not; the processes of a machine share its CPUs
             torch.set_num_threads(divide_by_processes(joblib.cpu_count()))
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        # none ends, say for a wrong flag, before all have joined
+        all_gather(None)
         if get_rank() > 0:
             sys.stdout = open(os.devnull, "w", errors="replace")
 
@@ -86,9 +88,8 @@ def all_gather(value):
 
 
 def interleave(items):
-    """Return the items of all processes, each of which had every n-th image, in image order."""
+    """Return in image order the items of all processes; each had every n-th, some have one more."""
     rows = zip_longest(*all_gather(items))
-    # the last row is short where the images do not divide evenly
     return [item for row in rows for item in row if item is not None]
 
 

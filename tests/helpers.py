@@ -123,9 +123,8 @@ def assert_same_run(one, other):
 def run_python(*arguments, env=None, cwd=".", timeout=300):
     """Run Python in cwd with these arguments, as a user would; return the CompletedProcess."""
     env = {**os.environ, "PYTHONPATH": f"{PROJECT}{os.pathsep}{PROJECT / 'tests'}", **(env or {})}
-    command = [sys.executable, *arguments]
-    options = {"capture_output": True, "text": True, "timeout": timeout}
-    return subprocess.run(command, cwd=cwd, env=env, **options)
+    options = {"cwd": cwd, "env": env, "capture_output": True, "text": True, "timeout": timeout}
+    return subprocess.run([sys.executable, *arguments], **options)
 
 
 class Process(multiprocessing.get_context("fork").Process):

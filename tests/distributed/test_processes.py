@@ -143,6 +143,13 @@ def test_machines_that_differ_end_together_and_one_line_says_in_what(settings, c
     assert not os.path.exists("first/output/checkpoint.pth")
 
 
+@pytest.mark.parametrize("words", ["--lr: invalid float value: 'a'", "--weights needs --evaluate"])
+def test_a_wrong_flag_ends_all_in_the_words_of_argparse(words):
+    flag = re.split("[: ]", words)[0]
+    for run in end_all(start_group(2, "train_distributed.py", flag, "a"), status=2):
+        assert re.search(rf"^train_distributed.py: error: (argument )?{words}\n$", run.stderr, re.M)
+
+
 def test_machines_with_other_weights_evaluate_nothing():
     group = []
     for rank, env in enumerate(torchrun_envs(2, machines=2)):
@@ -150,8 +157,8 @@ def test_machines_with_other_weights_evaluate_nothing():
         config.MODEL_PATH = f"{rank}/output/food_classifier.pth"
         save_weights(CLASSES, [rank, 0.0, 0.0])
         group.append(Process("train_distributed.py", "--evaluate", cwd=f"{rank}", env=env))
-    (first, _) = end_all(group, status=1)
-    assert re.fullmatch(r"\[ERROR\] output/food_classifier.pth is .+\n", first.stderr)
+    text = end_all(group, status=1)[0].stderr
+    assert re.fullmatch(r"\[ERROR\] output/food_classifier.pth is .+\n", text)
 
 
 @pytest.mark.parametrize("numWorkers", ["0", "1"])

@@ -330,12 +330,6 @@ def test_evaluation_uses_all_devices(train, monkeypatch, numGPU, worldSize):
     assert loader.batch_size * worldSize == 4 * max(numGPU, 1)
 
 
-def test_weights_to_evaluate_start_no_training_that_would_ignore_them(capsys):
-    with pytest.raises(SystemExit, match="2"):
-        train_distributed.main(["--weights", "a.pth"])
-    assert "--evaluate" in capsys.readouterr().err
-
-
 def test_progress_bars_leave_the_printed_lines_whole(train, monkeypatch):
     terminal = io.StringIO()
     terminal.isatty = lambda: True
