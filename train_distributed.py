@@ -4,15 +4,36 @@
 """Step 2: fine-tune DenseNet121 on the prepared photographs, and report on the test set."""
 
 # import the necessary packages
+import argparse
 import math
 import time
-from pathlib import Path
 
-from pyimagesearch import checkpoint, cli, config, devices, food_classifier, reporting
-from pyimagesearch.cli import UserError
-from pyimagesearch.create_dataloaders import get_dataloader, test_transform
-from pyimagesearch.food_classifier import FoodClassifier, freeze_batch_norm, load_densenet
-from pyimagesearch.reporting import progress
+from pyimagesearch import config
+from pyimagesearch.create_dataloaders import (
+    eval_transform,
+    gather_in_order,
+    get_dataloader,
+    mean_over_images,
+)
+from pyimagesearch.food_classifier import (
+    FoodClassifier,
+    freeze_batch_norm,
+    load_densenet,
+    load_trained,
+    sync_batch_norm,
+)
+from pyimagesearch.support import (
+    checkpoints,
+    devices,
+    processes,
+    reporting,
+    runs,
+    script,
+    settings,
+    weights,
+)
+from pyimagesearch.support.errors import UserError
+from pyimagesearch.support.reporting import progress
 
 import torch
 from torch import nn, optim
@@ -21,25 +42,25 @@ from torchvision import transforms
 
 
 def main(argv=None):
-    # join the processes that torchrun started, if it did, and read the flags
-    devices.join_processes()
     args = parse_args(argv)
-    if args.evaluate:
-        evaluate_weights(args.weights or config.MODEL_PATH)
-        return
-
-    # start a run or, with --resume, continue that in output/ with its settings
-    run = checkpoint.start_run(args)
+    # join the processes that torchrun started, if it did
+    worldSize = processes.join_processes()
+    # start a run or, with --resume, continue the one in output/; config then has its settings
+    run = runs.start_run(args)
     torch.manual_seed(config.SEED)
 
     # determine the number of GPUs we have
     numGPU = devices.count_gpus()
     print(f"[INFO] number of GPUs found: {numGPU}...")
 
-    # determine the batch size: it grows with the number of devices, GPUs or the CPU
-    numDevices = devices.count_devices()
-    batchSize = config.LOCAL_BATCH_SIZE * numDevices
+    # determine the batch size: it grows with the devices, GPUs or the CPU of each process
+    batchSize = config.LOCAL_BATCH_SIZE * run.numDevices
     print(f"[INFO] using a batch size of {batchSize}...")
+
+    # with --evaluate, only report on weights that are trained
+    if args.evaluate:
+        evaluate_weights(run, numGPU, worldSize, batchSize)
+        return
 
     # define the augmentation of the training images, and the preprocessing of all others
     trainTransform = transforms.Compose(
@@ -51,18 +72,19 @@ def main(argv=None):
             transforms.Normalize(mean=config.MEAN, std=config.STD),
         ]
     )
-    testTransform = test_transform()
+    testTransform = eval_transform(config.IMAGE_SIZE, config.MEAN, config.STD)
 
     # create the data loaders
     (trainDS, trainLoader) = get_dataloader(config.TRAIN, trainTransform, bs=batchSize)
     (valDS, valLoader) = get_dataloader(config.VAL, testTransform, bs=batchSize, shuffle=False)
     (testDS, testLoader) = get_dataloader(config.TEST, testTransform, bs=batchSize, shuffle=False)
 
-    # load up the DenseNet121 model; no ImageNet weights when resuming, as the checkpoint has ours
-    baseModel = load_densenet(pretrained=config.PRETRAINED and "model" not in run)
+    # load up the DenseNet121 model; a resumed run has weights of its own
+    isNew = run.checkpoint is None
+    baseModel = load_densenet(pretrained=config.PRETRAINED and isNew)
 
-    # freeze its batch normalization when fine-tuning: small batches have unreliable statistics
-    if config.PRETRAINED:
+    # freeze its batch normalization when fine-tuning
+    if config.FREEZE_BATCH_NORM:
         freeze_batch_norm(baseModel)
 
     # initialize our food classifier and move it to the device
@@ -71,19 +93,21 @@ def main(argv=None):
 
     # parallelize the model over several GPUs; torchrun's processes evaluate with the plain model
     trainModel = evalModel = model
-    if devices.get_world_size() > 1:
+    if worldSize > 1:
         trainModel = DistributedDataParallel(model, gradient_as_bucket_view=True)
     elif numGPU > 1:
-        # its threads are new at each step, and cuDNN plans every convolution anew in each
+        # it starts new threads at each step, in each of which cuDNN plans every convolution again
         print("[INFO] nn.DataParallel is slow: README.md has the command that starts torchrun...")
         trainModel = evalModel = nn.DataParallel(model)
 
-    # initialize the loss function, the optimizer (fused: one pass over all parameters, not one per
-    # operation) and the gradient scaler, which keeps small gradients from becoming 0 in fp16
+    # initialize the loss function and the optimizer (fused: one pass over all parameters, not one
+    # per operation)
     lossFunc = nn.CrossEntropyLoss()
-    opt = optim.Adam(model.parameters(), lr=config.LR * numDevices, fused=True)
-    dtype = devices.compute_dtype()
-    scaler = torch.amp.GradScaler(config.DEVICE.type, enabled=dtype == torch.float16)
+    opt = optim.Adam(model.parameters(), lr=config.LR * run.numDevices, fused=True)
+
+    # initialize the gradient scaler, which keeps small gradients from becoming 0 in fp16
+    isFP16 = model.dtype == torch.float16
+    scaler = torch.amp.GradScaler(config.DEVICE.type, enabled=isFP16)
 
     # initialize a learning-rate scheduler that decays the rate by a factor of 0.1 every 10 epochs
     lrScheduler = optim.lr_scheduler.StepLR(opt, step_size=10, gamma=0.1)
@@ -92,8 +116,8 @@ def main(argv=None):
     H = {"train_loss": [], "train_acc": [], "val_loss": [], "val_acc": []}
 
     # when resuming, continue after the last completed epoch
-    stateful = {"model": model, "opt": opt, "scaler": scaler, "lrScheduler": lrScheduler}
-    done = checkpoint.restore_run(run, stateful, H, (trainDS, valDS, testDS))
+    parts = {"model": model, "opt": opt, "scaler": scaler, "lrScheduler": lrScheduler}
+    done = checkpoints.restore_checkpoint(run, parts, H, (trainDS, valDS, testDS))
     trainLoader.sampler.set_epoch(done)
 
     # loop over the epochs
@@ -102,7 +126,7 @@ def main(argv=None):
     epochs = progress(range(done, config.EPOCHS), initial=done, total=config.EPOCHS)
     for e in epochs:
         (trainLoss, trainAcc) = train_one_epoch(trainModel, trainLoader, lossFunc, opt, scaler)
-        (valLoss, valAcc, _) = evaluate(evalModel, valLoader, lossFunc)
+        (valLoss, valAcc, _, _) = evaluate(evalModel, valLoader, lossFunc)
         if not math.isfinite(valLoss):
             raise UserError("training diverged: validation loss not finite; use a lower --lr")
 
@@ -113,7 +137,8 @@ def main(argv=None):
         H["train_acc"].append(trainAcc)
         H["val_loss"].append(valLoss)
         H["val_acc"].append(valAcc)
-        checkpoint.save_checkpoint(run, stateful, e + 1, H, trainDS.classes)
+        checkpoints.save_checkpoint(run, parts, H, e + 1)
+        weights.save_weights(model, trainDS.classes)
 
         # print the training and validation information; print() would break the progress bars
         epochs.write(f"[INFO] EPOCH: {e + 1}/{config.EPOCHS}")
@@ -122,16 +147,16 @@ def main(argv=None):
         epochs.write(f"Learning rate: {rate:g}")
     print(f"[INFO] total time taken to train the model: {time.monotonic() - startTime:.2f}s")
 
-    # save the weights first, so that an error in the report or the plot cannot lose them
-    checkpoint.save_weights(model, trainDS.classes)
+    # serialize the model to disk: a run that was killed after its last checkpoint may lack it
+    weights.save_weights(model, trainDS.classes)
 
     # evaluate the network on the test set
     print("[INFO] evaluating network...")
-    (_, _, preds) = evaluate(evalModel, testLoader, lossFunc)
-    # generate a classification report, and plot the training loss and accuracy
-    if devices.get_rank() == 0:
-        reporting.save_report(testDS, preds)
-        reporting.save_history(H)
+    (_, _, preds, probs) = evaluate(evalModel, testLoader, lossFunc)
+    # generate a classification report
+    reporting.save_report(testDS, preds, probs)
+    # plot the training loss and accuracy
+    reporting.plot_history(H)
     print(f"[INFO] saved {config.MODEL_PATH}; to use it: python distributed_inference.py")
 
 
@@ -140,7 +165,8 @@ def train_one_epoch(model, loader, lossFunc, opt, scaler):
     # set the model in training mode
     model.train()
     # initialize the sums; they stay on the device, as .item() at every step would stall the GPU
-    (totalLoss, correct) = (0, 0)
+    totalLoss = 0
+    correct = 0
     # loop over the training set
     for (x, y) in progress(loader, desc="training", leave=False):  # fmt: skip
         # send the input to the device, from pinned memory without waiting for it
@@ -157,16 +183,19 @@ def train_one_epoch(model, loader, lossFunc, opt, scaler):
         # add the loss to the total, and count the correct predictions
         totalLoss += loss.detach() * len(y)
         correct += (pred.argmax(1) == y).sum()
-    devices.sync_buffers(model)
-    return devices.mean_over_images(totalLoss, correct, loader)
+    sync_batch_norm(model)
+    return mean_over_images(totalLoss, correct, loader)
 
 
 def evaluate(model, loader, lossFunc):
-    """Return mean loss and accuracy over loader, and for each of its images, in the order of the
-    dataset, the predicted class index and its probability."""
+    """Return mean loss and accuracy over the images of loader and, as lists in the order of the
+    dataset, the predicted class index of each image and its probability."""
     # set the model in evaluation mode
     model.eval()
-    (totalLoss, correct, preds) = (0, 0, [])
+    totalLoss = 0
+    correct = 0
+    preds = []
+    probs = []
     # switch off autograd
     with torch.inference_mode():
         # loop over the images
@@ -175,46 +204,54 @@ def evaluate(model, loader, lossFunc):
             y = y.to(config.DEVICE, non_blocking=loader.pin_memory)
             # make the predictions and calculate the loss
             pred = model(x)
-            (p, label) = pred.softmax(1).max(1)
             totalLoss += lossFunc(pred, y) * len(y)
+            # keep the likeliest class of each image, and count the correct ones
+            (prob, label) = pred.softmax(1).max(1)
             correct += (label == y).sum()
-            preds.append((label, p))
-    preds = [pair for (label, p) in preds for pair in zip(label.tolist(), p.tolist(), strict=True)]
-    return *devices.mean_over_images(totalLoss, correct, loader), devices.interleave(preds)
+            preds.append(label)
+            probs.append(prob)
+    (loss, accuracy) = mean_over_images(totalLoss, correct, loader)
+    return loss, accuracy, gather_in_order(preds), gather_in_order(probs)
 
 
-def evaluate_weights(path):
-    """Report on the test set as at the end of a training, with the weights in the file at path."""
-    (model, _, testTransform) = food_classifier.load_classifier(path)
-    batchSize = config.LOCAL_BATCH_SIZE * devices.count_devices()
-    (testDS, testLoader) = get_dataloader(config.TEST, testTransform, bs=batchSize, shuffle=False)
-    # all processes have the same images and weights: a bias tells one training from another
-    images = checkpoint.describe_images(testDS)
-    checkpoint.compare_processes({path: model.classifier.bias[0].item(), "the test set": images})
-    if devices.get_world_size() == 1 and devices.count_gpus() > 1:
+def evaluate_weights(run, numGPU, worldSize, batchSize):
+    """Report on the test set as at the end of a training, with trained weights, on all devices."""
+    (model, trainedOn) = load_trained(run.record["weights"])
+    if worldSize == 1 and numGPU > 1:
         model = nn.DataParallel(model)
+    testTransform = eval_transform(trainedOn.imageSize, trainedOn.mean, trainedOn.std)
+    (testDS, testLoader) = get_dataloader(
+        config.TEST, testTransform, bs=batchSize, shuffle=False, trainedOn=trainedOn
+    )
     print("[INFO] evaluating network...")
-    (_, _, preds) = evaluate(model, testLoader, nn.CrossEntropyLoss())
-    if devices.get_rank() == 0:
-        # beside the run's own report, not over it
-        folder = Path(config.REPORT_PATH).with_name(time.strftime("evaluation-%Y-%m-%d-%H%M%S"))
-        reporting.save_report(testDS, preds, folder)
+    (_, _, preds, probs) = evaluate(model, testLoader, nn.CrossEntropyLoss())
+    reporting.save_report(testDS, preds, probs, run.folder)
 
 
 def parse_args(argv):
-    """Return the parsed command line, whose settings are then in config."""
-    names = "IMAGE_SIZE LOCAL_BATCH_SIZE EPOCHS LR SEED NUM_WORKERS PRETRAINED".split()
-    parser = cli.make_parser(__doc__, names, "python train_distributed.py --epochs 5 --lr 0.0005")
+    """Return the parsed command line."""
+    example = "example: python train_distributed.py --epochs 5 --lr 0.0005"
+    parser = argparse.ArgumentParser(description=__doc__, epilog=example)
+    names = "IMAGE_SIZE LOCAL_BATCH_SIZE EPOCHS LR SEED NUM_WORKERS PRETRAINED"
+    settings.add_flags(parser, names.split())
     parser.add_argument("--resume", action="store_true", help="continue a run, or begin one")
     parser.add_argument("--evaluate", action="store_true", help="train nothing, write the report")
     text = f"trained weights for --evaluate (default: {config.MODEL_PATH})"
     parser.add_argument("--weights", metavar="PATH", help=text)
-    args = cli.parse_args(parser, argv)
+    args = parser.parse_args(argv)
     if args.weights and not args.evaluate:
         parser.error("--weights needs --evaluate")
+    if args.evaluate:
+        ignored = ["--resume"] if args.resume else []
+        for name in ("IMAGE_SIZE", "EPOCHS", "LR", "SEED", "PRETRAINED"):
+            # a flag that is not given is not there
+            if name in args:
+                ignored.append("--" + name.lower().replace("_", "-"))
+        if ignored:
+            parser.error(f"--evaluate trains nothing; leave out {', '.join(ignored)}")
     return args
 
 
 if __name__ == "__main__":
     devices.keep_memory()
-    cli.run(main, advice="--resume continues a training after its last completed epoch")
+    script.run(main, advice="--resume continues a training after its last completed epoch")

@@ -4,6 +4,3 @@ import os
 
 # read when torch is imported: threads that wait sleep, and leave the CPU to other processes
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-# read by matplotlib: a notebook's backend shows nothing in the scripts that the notebook starts
-if os.environ.get("MPLBACKEND", "").startswith("module://"):
-    del os.environ["MPLBACKEND"]

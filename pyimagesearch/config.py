@@ -44,7 +44,9 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "mps" if isMps el
 
 # start from the ImageNet weights (False: from random ones)
 PRETRAINED = True
-# images in a training batch, per device: 128 need 6 GB in half precision, 10 in fp32
+# keep batch normalization as it is (False: train it); None follows PRETRAINED
+FREEZE_BATCH_NORM = None
+# images in a training batch, per device: 128 need 6 GB of a GPU's memory
 LOCAL_BATCH_SIZE = 128 if "cuda" in str(DEVICE) else 32
 # images in an inference batch, per device
 PRED_BATCH_SIZE = 4
@@ -53,11 +55,12 @@ PRED_BATCH_SIZE = 4
 EPOCHS = 20
 # learning rate, multiplied by the number of devices
 LR = 0.0001
-# seed of the random weights, of the order of the images and of their augmentation
+# seed of the random weights, of the split of plain class folders, of the order of the images and
+# of their augmentation
 SEED = 42
-# processes per loader that load images: one per CPU that this process may use, at most four on
-# Windows and macOS, where each takes half a gigabyte
-NUM_WORKERS = joblib.cpu_count() if sys.platform == "linux" else min(joblib.cpu_count(), 4)
+# processes per loader that load images: one per CPU that this process may use, at most 16; at most
+# four on Windows and macOS, where each takes half a gigabyte
+NUM_WORKERS = min(joblib.cpu_count(), 16 if sys.platform == "linux" else 4)
 
 # what the scripts write; README.md says what each file is for
 PLOT_PATH = os.path.join("output", "model_training.png")

@@ -1,111 +1,133 @@
 """The transform that training and inference share, and the data loaders."""
 
+# import the necessary packages
 import math
-import os
-import sys
-import tempfile
-import zlib
 from functools import partial
-from multiprocessing import parent_process
 
 import torch
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
-from . import config, devices
-from .cli import UserError, in_all_processes, normalize_name
-from .images import is_image, load_image
-
-# how workers start: fork is fastest; Windows has only spawn, and fork is unsafe on macOS
-START_METHOD = "fork" if sys.platform == "linux" else "spawn"
-# the sockets through which workers send images have names of at most 107 characters
-if START_METHOD == "fork" and len(tempfile.gettempdir()) > 70:
-    tempfile.tempdir = "/tmp"
+from . import config
+from .support import processes, workers
+from .support.errors import UserError
+from .support.images import is_image, list_sizes, load_image
+from .support.labels import normalize_name
+from .support.seeding import EpochSampler, seeded
+from .support.weights import describe_training
 
 
-def test_transform():
-    """Return the preprocessing of all but training images: PIL image to float (3, H, W)."""
-    resize = transforms.Resize((config.IMAGE_SIZE, config.IMAGE_SIZE))
-    normalize = transforms.Normalize(mean=config.MEAN, std=config.STD)
-    return transforms.Compose([resize, transforms.ToTensor(), normalize])
+def eval_transform(imageSize, mean, std):
+    """Return the preprocessing of all but training images: PIL image to float (3, H, W).
+
+    imageSize: side of the output in pixels. mean, std: per RGB channel, on a scale from 0 to 1.
+    """
+    return transforms.Compose(
+        [
+            transforms.Resize((imageSize, imageSize)),
+            transforms.ToTensor(),
+            transforms.Normalize(mean=mean, std=std),
+        ]
+    )
 
 
-@in_all_processes
-def get_dataloader(rootDir, transforms, bs, shuffle=True):
+def get_dataloader(rootDir, transforms, bs, shuffle=True, trainedOn=None, numWorkers=None):
     """Return (dataset, loader) over the class folders of rootDir.
 
     The dataset is a torchvision ImageFolder; the loader yields float images (N, 3, H, W) and int64
     class indices (N,). transforms: callable from a PIL image to a tensor (3, H, W). bs: images per
     batch of all processes together. shuffle: in an order and with an augmentation that depend on
-    SEED, epoch and image alone, another one in each pass; else in the order of the paths. Raises
-    UserError if the class folders are not those of CLASSES."""
-    if not os.path.isdir(rootDir):
-        raise UserError(f"no {os.path.abspath(rootDir)}; run prepare_dataset.py or set BASE_PATH")
+    SEED, epoch and image alone, another one in each pass; else in the order of the paths.
+    trainedOn: what the network was trained on, if not on what config.py says; see read_weights().
+    numWorkers: processes that load images (default: NUM_WORKERS, shared by the processes of a
+    machine). Raises UserError if the class folders are not those of the network, or if the images
+    are not the same for all processes.
+    """
+    if trainedOn is None:
+        trainedOn = describe_training()
     # create a dataset, and use it to create a data loader
-    imageLoader = partial(load_image, imageSize=config.IMAGE_SIZE)
+    imageLoader = partial(load_image, imageSize=trainedOn.imageSize)
     isValid = partial(is_image, rootDir=rootDir)
     ds = SeededImageFolder(rootDir, transforms, loader=imageLoader, is_valid_file=isValid)
-    # a class that one split lacks would shift every label after it
-    (found, expected) = (list(map(normalize_name, c)) for c in (ds.classes, get_classes()))
-    if found != expected:
-        text = f"{rootDir} has the classes {', '.join(ds.classes)}; config.py or the weights have "
-        text += f"{', '.join(get_classes())}; prepare into another BASE_PATH, or take other weights"
-        raise UserError(text)
-    (rank, worldSize) = (devices.get_rank(), devices.get_world_size())
+    (rank, worldSize) = (processes.get_rank(), processes.get_world_size())
+    if worldSize > 1:
+        processes.check_same(rootDir, list_sizes(rootDir, [path for path, _ in ds.samples]))
+    check_classes(ds, trainedOn.classes)
     if shuffle:
-        sampler = EpochSampler(ds, worldSize, rank, seed=config.SEED)
+        sampler = EpochSampler(ds, worldSize, rank, config.SEED)
     else:
         # every n-th image; DistributedSampler would repeat images where they do not divide evenly
         sampler = range(rank, len(ds), worldSize)
     bs = math.ceil(bs / worldSize)
-    # no more workers than there are batches
-    numWorkers = min(devices.divide_by_processes(config.NUM_WORKERS), math.ceil(len(sampler) / bs))
+    if numWorkers is None:
+        numWorkers = workers.count_workers(math.ceil(len(sampler) / bs))
     loader = DataLoader(
         ds,
         batch_size=bs,
         sampler=sampler,
         num_workers=numWorkers,
-        worker_init_fn=end_without_parent,
+        worker_init_fn=workers.end_without_parent,
         # keep the workers between epochs: forking new ones takes 2 to 4 s on a CPU
         persistent_workers=numWorkers > 0,
-        multiprocessing_context=START_METHOD if numWorkers else None,
+        multiprocessing_context=workers.START_METHOD if numWorkers else None,
         # a separate generator, so that starting workers uses no global random numbers
         generator=torch.Generator(),
         # pinned memory speeds up the copy to a CUDA device; CUDA only
-        pin_memory=config.DEVICE.type == "cuda",
+        pin_memory=torch.device(config.DEVICE).type == "cuda",
     )
     return (ds, loader)
 
 
-def end_without_parent(workerId):
-    """End a worker whose script ended while it was started; PyTorch's would wait for ever."""
-    if os.getppid() != parent_process().pid:
-        os._exit(1)
-
-
-def get_classes():
-    """Return the class names of config.CLASSES as an ImageFolder names and orders them."""
-    return sorted({label.split("/")[0] for label in config.CLASSES})
-
-
-class EpochSampler(DistributedSampler):
-    """A DistributedSampler of (augmentation seed, index) whose epoch advances at each pass."""
-
-    def __iter__(self):
-        (epoch, indices) = (self.epoch, super().__iter__())
-        self.set_epoch(epoch + 1)
-        # torch's CPU generator uses only 32 bits of a seed
-        return ((zlib.crc32(f"{self.seed} {epoch} {i}".encode()), i) for i in indices)
+def check_classes(ds, classes):
+    """Raise UserError unless an ImageFolder has these classes: one that is missing from a split
+    would shift every label after it."""
+    found = [normalize_name(name) for name in ds.classes]
+    expected = [normalize_name(name) for name in classes]
+    if found != expected:
+        text = f"{ds.root} has the classes {', '.join(ds.classes)}; config.py or the weights have "
+        text += f"{', '.join(classes)}; prepare into another BASE_PATH, or take other weights"
+        raise UserError(text)
 
 
 class SeededImageFolder(datasets.ImageFolder):
     """An ImageFolder whose item (seed, i) is image i, augmented by that seed alone."""
 
+    def find_classes(self, directory):
+        """Return the class folders under directory and their indices, as an ImageFolder does, but
+        take no hidden folder for a class."""
+        (names, _) = super().find_classes(directory)
+        classes = [name for name in names if not name.startswith(".")]
+        return classes, {name: index for index, name in enumerate(classes)}
+
     def __getitem__(self, item):
         if not isinstance(item, tuple):
             return super().__getitem__(item)
         (seed, index) = item
-        # leaves the global random state of a script that loads without workers as it was
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
+        with seeded(seed):
             return super().__getitem__(index)
+
+
+def mean_over_images(totalLoss, correct, loader):
+    """Return mean loss and accuracy over the images of a loader, in all processes.
+
+    totalLoss, correct: sums over the images of this process, as numbers or tensors of one.
+    """
+    sums = processes.all_gather((float(totalLoss), float(correct), len(loader.sampler)))
+    totalLoss = sum(losses for losses, _, _ in sums)
+    correct = sum(hits for _, hits, _ in sums)
+    numImages = sum(count for _, _, count in sums)
+    return totalLoss / numImages, correct / numImages
+
+
+def gather_in_order(batches):
+    """Return as one list, in the order of the dataset, a number for each image of a loader that
+    does not shuffle. batches: tensors (N,) of this process, which had every n-th image."""
+    numbers = []
+    for batch in batches:
+        numbers += batch.tolist()
+    shares = processes.all_gather(numbers)
+    ordered = [None] * sum(len(share) for share in shares)
+    # of n processes, process r had the images r, r + n, r + 2n, ...
+    for rank, share in enumerate(shares):
+        ordered[rank :: len(shares)] = share
+    return ordered

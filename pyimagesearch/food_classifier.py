@@ -1,13 +1,18 @@
-"""FoodClassifier, its base network, and the weights that know what they were trained on."""
+"""FoodClassifier, its base network, and how a trained one is loaded."""
+
+# import the necessary packages
+from functools import partial
 
 import torch
-from torch import nn
-from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
+from torch import distributed, nn
+from torchvision import transforms
 from torchvision.models import DenseNet121_Weights, densenet121
 
-from . import config, devices
-from .cli import check_config, set_config
-from .create_dataloaders import get_classes, test_transform
+from . import config
+from .create_dataloaders import eval_transform
+from .support import devices, processes
+from .support.images import load_image
+from .support.weights import read_weights
 
 
 class FoodClassifier(nn.Module):
@@ -21,45 +26,56 @@ class FoodClassifier(nn.Module):
         self.classifier = nn.Linear(baseModel.classifier.in_features, numClasses)
         # the base model now outputs features
         self.baseModel.classifier = nn.Identity()
-        # with the channels last, convolutions need not reorder their input
-        self.isChannelsLast = torch.device(config.DEVICE).type in ("cpu", "cuda")
-        if self.isChannelsLast:
+        # with the channels last, convolutions need not reorder their input; Apple's GPU would
+        # train wrongly
+        if torch.device(config.DEVICE).type != "mps":
             self.to(memory_format=torch.channels_last)
-        # the heavy layers compute in half precision where the device is faster so
-        dtype = devices.compute_dtype()
-        self.autocast = {"dtype": dtype, "enabled": dtype != torch.float32}
+
+    @property
+    def dtype(self):
+        """The dtype of the heavy layers, which follows from the device that the network is on."""
+        return devices.compute_dtype(self.classifier.weight.device)
 
     def forward(self, x):
         """Return float32 logits (N, numClasses) of float images x (N, 3, H, W), normalized."""
-        if self.isChannelsLast:
+        if x.device.type != "mps":
             x = x.to(memory_format=torch.channels_last)
-        # inside forward: each DataParallel replica has its own thread
-        with torch.autocast(x.device.type, **self.autocast):
+        # the heavy layers compute in 16 bits where the device is faster so; inside forward, as
+        # each replica of nn.DataParallel has a thread of its own
+        with torch.autocast(x.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
             features = self.baseModel(x)
             logits = self.classifier(features)
         return logits.float()
 
 
 def load_densenet(pretrained):
-    """Return DenseNet121. Another network whose last layer is named classifier is an edit here."""
-    return densenet121(weights=DenseNet121_Weights.IMAGENET1K_V1 if pretrained else None)
+    """Return DenseNet121, with the ImageNet weights if pretrained is true. Another DenseNet is an
+    edit here; no other family of torchvision has a Linear named classifier."""
+    # rank 0 alone downloads: DistributedDataParallel sends its weights to the other processes
+    isDownloaded = pretrained and processes.get_rank() == 0
+    return densenet121(weights=DenseNet121_Weights.IMAGENET1K_V1 if isDownloaded else None)
 
 
 def freeze_batch_norm(model):
-    """Freeze every batch normalization of model: no gradients, statistics as they are."""
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            # the module keeps its state; only its forward and backward pass change
-            module.__class__ = FrozenBatchNorm2d
-            module.requires_grad_(False)
-            module.eval()
+    """Replace every batch normalization inside model by a frozen one: no gradients, and statistics
+    that stay as they are."""
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.BatchNorm2d):
+                setattr(module, name, FrozenBatchNorm2d(child))
 
 
 class FrozenBatchNorm2d(nn.BatchNorm2d):
     """Batch normalization whose weight, bias and statistics are constants, in training too."""
 
-    # scale and shift (C, 1, 1), in the dtype of the input
-    constants = None
+    def __init__(self, norm):
+        """Take over the parameters and statistics of norm, a BatchNorm2d."""
+        super().__init__(norm.num_features, norm.eps, norm.momentum)
+        self.load_state_dict(norm.state_dict())
+        self.requires_grad_(False)
+        # scale and shift (C, 1, 1), in the dtype of the input
+        self.constants = None
+        self.eval()
 
     def forward(self, x):
         """Return x (N, C, H, W) normalized. For x * scale + shift autograd keeps no input, which is
@@ -81,27 +97,47 @@ class FrozenBatchNorm2d(nn.BatchNorm2d):
         return super().train(False)
 
 
-def read_weights(path):
-    """Return the state dict in a weights file, and write what it was trained on into config."""
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    # nn.DataParallel and DistributedDataParallel put it before each name
-    consume_prefix_in_state_dict_if_present(state, "module.")
-    facts = getattr(state, "_metadata", {}).get("", {})
-    if "classes" not in facts:
-        print(f"[INFO] {path} has no class names: they are taken from CLASSES in config.py...")
-    elif facts["classes"] != get_classes():
-        set_config(f"taken from {path}", {"CLASSES": facts["classes"]})
-    names = {"IMAGE_SIZE": "imageSize", "MEAN": "mean", "STD": "std"}
-    settings = {name: facts.get(fact, getattr(config, name)) for name, fact in names.items()}
-    set_config(f"taken from {path}", settings)
-    check_config()
-    return state
+def sync_batch_norm(model):
+    """Give all processes rank 0's statistics of the batch normalization that trains, so that all
+    evaluate the network that rank 0 saves."""
+    if processes.get_world_size() == 1:
+        return
+    for module in model.modules():
+        # a frozen one is never in training mode
+        if module.training:
+            for buffer in module.buffers(recurse=False):
+                distributed.broadcast(buffer, src=0)
+
+
+def load_trained(path):
+    """Return (model, TrainedOn) of the weights file at path: a FoodClassifier on DEVICE, in
+    evaluation mode, and what it was trained on."""
+    (state, trainedOn) = read_weights(path)
+    model = FoodClassifier(load_densenet(pretrained=False), len(trainedOn.classes))
+    model.load_state_dict(state)
+    return model.to(config.DEVICE).eval(), trainedOn
 
 
 def load_classifier(path):
-    """Return the trained FoodClassifier of a weights file, in evaluation mode on config.DEVICE, its
-    class names, and the transform from a PIL image to its input; see read_weights."""
-    state = read_weights(path)
-    model = FoodClassifier(load_densenet(pretrained=False), len(get_classes()))
-    model.load_state_dict(state)
-    return model.to(config.DEVICE).eval(), get_classes(), test_transform()
+    """Return (model, classes, transform) of the weights file at path.
+
+    model: a FoodClassifier in evaluation mode, on DEVICE. classes: the class names in the order of
+    its logits. transform: from the path of a photograph to the model's input, float (3, H, W). All
+    follow from the file alone; what it does not say, see read_weights(), is taken from config.py.
+    """
+    (model, trainedOn) = load_trained(path)
+    steps = [
+        # a large JPEG is decoded at a reduced scale, as in training
+        partial(load_image, imageSize=trainedOn.imageSize),
+        eval_transform(trainedOn.imageSize, trainedOn.mean, trainedOn.std),
+    ]
+    return model, trainedOn.classes, transforms.Compose(steps)
+
+
+def predict(model, images):
+    """Return the probability of each class (N, numClasses), on the CPU, for images (N, 3, H, W)."""
+    # set the model in evaluation mode, and switch off autograd
+    model.eval()
+    with torch.inference_mode():
+        device = next(model.parameters()).device
+        return model(images.to(device)).softmax(1).cpu()

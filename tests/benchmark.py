@@ -33,10 +33,12 @@ from torchvision.models import densenet121
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import train_distributed
-from pyimagesearch import config, create_dataloaders, devices
+from pyimagesearch import config
+from pyimagesearch.create_dataloaders import eval_transform, get_dataloader
 from pyimagesearch.food_classifier import FoodClassifier, freeze_batch_norm
+from pyimagesearch.support import devices, labels, workers
 
-CLASSES = create_dataloaders.get_classes()
+CLASSES = labels.get_classes()
 NUM_CLASSES = len(CLASSES)
 isCuda = config.DEVICE.type == "cuda"
 
@@ -52,6 +54,11 @@ def train_transform():
             transforms.Normalize(mean=config.MEAN, std=config.STD),
         ]
     )
+
+
+def test_transform():
+    """Return the test transform of train_distributed.py."""
+    return eval_transform(config.IMAGE_SIZE, config.MEAN, config.STD)
 
 
 class Recipe:
@@ -103,7 +110,8 @@ class Recipe:
 
 class Ours:
     """What train_distributed.py does; freeze as with ImageNet weights. dtype: of the heavy layers,
-    if not the device's own; search: have cuDNN search for algorithms; wrap: parallelizes."""
+    if not the device's own, of all networks in this process; search: have cuDNN search for
+    algorithms; wrap: parallelizes."""
 
     def __init__(
         self, numClasses=NUM_CLASSES, lr=1e-4, freeze=True, dtype=None, search=False, wrap=None
@@ -112,25 +120,27 @@ class Ours:
         if freeze:
             freeze_batch_norm(baseModel)
         devices.keep_memory()
-        self.model = self.plain = FoodClassifier(baseModel, numClasses).to(config.DEVICE)
         if dtype:
-            self.model.autocast = {"dtype": dtype, "enabled": True}
+            devices.compute_dtype = lambda device: dtype
+        self.model = self.plain = FoodClassifier(baseModel, numClasses).to(config.DEVICE)
         if wrap:
             self.model = wrap(self.model)
         torch.backends.cudnn.benchmark = search
         self.lossFunc = nn.CrossEntropyLoss()
         self.opt = optim.Adam(self.model.parameters(), lr=lr, fused=True)
-        isFP16 = self.plain.autocast["dtype"] == torch.float16
+        isFP16 = devices.compute_dtype(config.DEVICE) == torch.float16
         self.scaler = torch.amp.GradScaler(config.DEVICE.type, enabled=isFP16)
 
     def get_loader(self, rootDir, transform, bs, shuffle=True):
-        return create_dataloaders.get_dataloader(rootDir, transform, bs, shuffle)[1]
+        (_, loader) = get_dataloader(rootDir, transform, bs, shuffle)
+        return loader
 
     def train(self, loader):
         train_distributed.train_one_epoch(self.model, loader, self.lossFunc, self.opt, self.scaler)
 
     def evaluate(self, loader):
-        return train_distributed.evaluate(self.plain, loader, self.lossFunc)[1]
+        (_, accuracy, _, _) = train_distributed.evaluate(self.plain, loader, self.lossFunc)
+        return accuracy
 
 
 def two_replicas(model):
@@ -192,7 +202,7 @@ def serve(side, options, connection, folder, bs, imageSize, count):
     """
     config.IMAGE_SIZE = imageSize
     # a spawned process would spawn the recipe's workers as well
-    multiprocessing.set_start_method(create_dataloaders.START_METHOD, force=True)
+    multiprocessing.set_start_method(workers.START_METHOD, force=True)
     worker = side(**options)
     memory = Batches(count, bs)
     train = {}
@@ -200,8 +210,7 @@ def serve(side, options, connection, folder, bs, imageSize, count):
         config.NUM_WORKERS = numWorkers
         train[numWorkers] = worker.get_loader(folder / "training", train_transform(), bs)
     config.NUM_WORKERS = max(train)
-    transform = create_dataloaders.test_transform()
-    test = worker.get_loader(folder / "validation", transform, bs, shuffle=False)
+    test = worker.get_loader(folder / "validation", test_transform(), bs, shuffle=False)
     loader = train[config.NUM_WORKERS]
     host = torch.randn(bs, 3, imageSize, imageSize)
     jobs = {
@@ -247,6 +256,12 @@ def print_rows(job, names, times, images):
         print(f"| {job}: {name} | {images / statistics.median(column):.1f} | {gain} |", flush=True)
 
 
+def count_held_out(images):
+    """Return how many validation images belong to so many training images: one per class or more,
+    as each class needs one."""
+    return max(images // 3, NUM_CLASSES)
+
+
 def link_images(imagePaths, count, rootDir):
     """Make class folders in rootDir with links to count images; the same again when too few."""
     for number in range(count):
@@ -260,7 +275,7 @@ def compare_speed(imagePaths, bs, images, rounds, folder):
     """Print the table of speed and memory."""
     count = 10 if isCuda else 2
     link_images(imagePaths, images, folder / "training")
-    link_images(imagePaths, images // 3, folder / "validation")
+    link_images(imagePaths, count_held_out(images), folder / "validation")
     context = multiprocessing.get_context("spawn")
     sides = {}
     for name, (side, options) in {**SIDES, **(CUDA_SIDES if isCuda else {})}.items():
@@ -289,7 +304,7 @@ def compare_speed(imagePaths, bs, images, rounds, folder):
         compare("loader", images, *both)
         compare("loader, half as many workers", images, *both)
         compare("training from files", images, *both)
-        compare("validation from files", images // 3, *both)
+        compare("validation from files", count_held_out(images), *both)
         if isCuda:
             compare("copy of a batch to the GPU", bs, "ours")
             compare("copy of a pinned batch", bs, "ours")
@@ -316,7 +331,8 @@ def write_weights(path):
 def compare_runs(imagePaths, bs, images, rounds, epochs, folder):
     """Print the seconds of whole runs of train_distributed.py, start and report included, with
     batch normalization frozen and trained; on a CPU as one process and as two."""
-    splits = {"training": images, "validation": images // 3, "evaluation": images // 3}
+    heldOut = count_held_out(images)
+    splits = {"training": images, "validation": heldOut, "evaluation": heldOut}
     for split, count in splits.items():
         link_images(imagePaths, count, folder / "dataset" / split)
     write_weights(folder / "torch/hub/checkpoints/densenet121-a639ec97.pth")
@@ -353,8 +369,7 @@ def compare_accuracy(folder, bs, seeds, epochs, lr):
             options = {} if side is Recipe else {"freeze": False}
             worker = side(len(config.CLASSES), lr, **options)
             train = worker.get_loader(folder / "training", train_transform(), bs)
-            transform = create_dataloaders.test_transform()
-            test = worker.get_loader(folder / "evaluation", transform, bs, shuffle=False)
+            test = worker.get_loader(folder / "evaluation", test_transform(), bs, shuffle=False)
             schedule = optim.lr_scheduler.StepLR(worker.opt, max(1, epochs - 2), 0.1)
             for _ in range(epochs):
                 worker.train(train)
@@ -384,7 +399,7 @@ def main():
     config.IMAGE_SIZE = args.image_size
     device = torch.cuda.get_device_name() if isCuda else config.DEVICE
     print(
-        f"{device}, {devices.compute_dtype()}; {config.NUM_WORKERS} workers; "
+        f"{device}, {devices.compute_dtype(config.DEVICE)}; {config.NUM_WORKERS} workers; "
         f"torch {torch.__version__}, torchvision {torchvision.__version__}; "
         f"{args.image_size} px, batch {args.batch_size}, {args.rounds} rounds\n",
         flush=True,

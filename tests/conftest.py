@@ -13,11 +13,12 @@ import sys
 
 import train_distributed
 from pyimagesearch import config, food_classifier
+from pyimagesearch.support import files, script
 
 import matplotlib.pyplot as plt
 import pytest
 import torch
-from helpers import CLASSES, DEFAULTS, FLAGS, TinyNet, draw_class_folders
+from helpers import CLASSES, DEFAULTS, FLAGS, TinyNet, call, draw_class_folders
 
 torch.set_num_threads(1)
 
@@ -29,8 +30,11 @@ def fresh_start(tmp_path, monkeypatch):
     for name, value in DEFAULTS.items():
         monkeypatch.setattr(config, name, list(value) if isinstance(value, list) else value)
     config.NUM_WORKERS = 0
+    # a script that a test runs has the settings of the test
+    monkeypatch.setattr(script, "reload", lambda module: None)
     torch.manual_seed(0)
     yield
+    files.locks.close()
     sys.stdout.flush()
     plt.close("all")
     for process in multiprocessing.active_children():
@@ -50,4 +54,4 @@ def train(tinyNet):
     """Return a function that trains TinyNet here on drawn images, with FLAGS and those given."""
     draw_class_folders()
     config.CLASSES = list(CLASSES)
-    return lambda *flags: train_distributed.main([*FLAGS, "0", "--epochs", "2", *flags])
+    return lambda *flags: call(train_distributed.main, *FLAGS, "0", "--epochs", "2", *flags)

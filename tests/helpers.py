@@ -1,6 +1,7 @@
 """What the tests draw, train and start."""
 
 import colorsys
+import json
 import multiprocessing
 import os
 import runpy
@@ -10,7 +11,8 @@ import sys
 import time
 from pathlib import Path
 
-from pyimagesearch import checkpoint, config, create_dataloaders, food_classifier
+from pyimagesearch import config, food_classifier
+from pyimagesearch.support import files, script, weights, workers
 
 import numpy as np
 import torch
@@ -80,10 +82,22 @@ def save_weights(classes, bias=None):
     if bias:
         torch.nn.init.zeros_(model.classifier.weight)
         model.classifier.bias.data.copy_(torch.tensor(bias))
-    checkpoint.save_weights(model, classes)
+    weights.save_weights(model, classes)
     for name in ("IMAGE_SIZE", "MEAN", "STD"):
         setattr(config, name, DEFAULTS[name])
     return model.eval()
+
+
+def call(main, *flags):
+    """Call the main() of a script, after which config is as it was and nothing is locked, as if it
+    had been a process of its own."""
+    before = {name: getattr(config, name) for name in DEFAULTS}
+    try:
+        main(list(flags))
+    finally:
+        files.locks.close()
+        for name, value in before.items():
+            setattr(config, name, value)
 
 
 def load(path):
@@ -92,9 +106,13 @@ def load(path):
 
 
 def read_tree(root="output"):
-    """Return the bytes of the files under root by their paths in it, the lock left out."""
-    files = [path for path in Path(root).rglob("*") if path.is_file() and path.name != ".lock"]
-    return {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
+    """Return the bytes of the files under root by their paths in it, but locks and the record of
+    what prepare copied."""
+    tree = {}
+    for path in Path(root).rglob("*"):
+        if path.is_file() and path.name not in (".lock", "copies.json"):
+            tree[path.relative_to(root).as_posix()] = path.read_bytes()
+    return tree
 
 
 def assert_same(one, other):
@@ -115,9 +133,16 @@ def assert_same_run(one, other):
     assert sorted(found) == sorted(expected)
     for name, data in expected.items():
         if name.endswith(".pth"):
-            assert_same(load(Path(one, name)), load(Path(other, name)))
+            assert_same(without_time(load(Path(one, name))), without_time(load(Path(other, name))))
+        elif name.endswith("settings.json"):
+            assert without_time(json.loads(found[name])) == without_time(json.loads(data))
         else:
             assert found[name] == data, name
+
+
+def without_time(state):
+    """Return a state without the time at which its run started."""
+    return {name: value for name, value in state.items() if name != "started"}
 
 
 def run_python(*arguments, env=None, cwd=".", timeout=300):
@@ -151,8 +176,9 @@ class Process(multiprocessing.get_context("fork").Process):
         for name, value in (DEFAULTS | self.settings).items():
             setattr(config, name, value)
         food_classifier.densenet121 = lambda weights: TinyNet()
-        # as a process that is started anew
-        multiprocessing.set_start_method(create_dataloaders.START_METHOD, force=True)
+        # a process that is started anew, but with these settings
+        script.reload = lambda module: None
+        multiprocessing.set_start_method(workers.START_METHOD, force=True)
         sys.argv = [self.script, *self.flags]
         if self.before:
             self.before()

@@ -1,8 +1,9 @@
 """Run train_distributed.py with TinyNet on a CPU, and kill it at the moment that KILL_AT names.
 
 Before the colon: step, an optimizer step; write, the middle of writing a file; replace, a complete
-file not yet in its place; report, the report. Behind it: how often that is let pass. With
-KILL_ONCE, the folder so named is made, and no process is killed once it is there.
+file not yet in its place; rename, a file of an earlier run before it is moved aside; report, the
+report. Behind it: how often that is let pass. With KILL_ONCE, the folder so named is made, and no
+process is killed once it is there.
 """
 
 import io
@@ -10,7 +11,8 @@ import os
 import signal
 
 import train_distributed
-from pyimagesearch import cli, config, files, food_classifier, reporting
+from pyimagesearch import config, food_classifier
+from pyimagesearch.support import files, reporting, script
 
 import torch
 from helpers import CLASSES, TinyNet
@@ -55,6 +57,8 @@ class DyingFile(io.FileIO):
 
 if __name__ == "__main__":
     food_classifier.densenet121 = lambda weights: TinyNet()
+    # the settings below are not read again from config.py
+    script.reload = lambda module: None
     (config.DEVICE, config.CLASSES) = ("cpu", CLASSES)
     if moment == "step":
         kill_before(torch.optim.Adam, "step")
@@ -62,6 +66,8 @@ if __name__ == "__main__":
         files.open = DyingFile
     elif moment == "replace":
         kill_before(os, "replace")
+    elif moment == "rename":
+        kill_before(os, "rename")
     elif moment == "report":
         kill_before(reporting, "save_report")
-    cli.run(train_distributed.main, advice="")
+    script.run(train_distributed.main, advice="")

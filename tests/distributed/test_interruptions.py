@@ -1,29 +1,51 @@
 """Trainings that end before their end: whatever they wrote is whole, and --resume goes on."""
 
 import os
+import re
 import shutil
 import signal
 import time
 from contextlib import suppress
 from multiprocessing import connection
+from pathlib import Path
 
 from pyimagesearch import config
 
 import pytest
-from helpers import FLAGS, Process, assert_same_run, draw_class_folders, load, start_group
+from helpers import (
+    FLAGS,
+    Process,
+    assert_same_run,
+    draw_class_folders,
+    load,
+    read_tree,
+    start_group,
+)
 
 # of 24 images: 5 steps an epoch, the last with 4
 FLAGS = [*FLAGS, "2", "--epochs", "4"]
+DRIVER = "tests/distributed/killed_training.py"
+
+
+def train_undisturbed(folder, *flags):
+    """Train in folder on drawn images until the end; return folder."""
+    draw_class_folders(folder / "dataset", counts=(8, 2, 3))
+    run = Process("train_distributed.py", *FLAGS, *flags, cwd=folder).end()
+    assert (run.returncode, run.stderr) == (0, "")
+    return folder
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     """The working directory of a training that nothing disturbed."""
-    folder = tmp_path_factory.mktemp("uninterrupted")
-    draw_class_folders(folder / "dataset", counts=(8, 2, 3))
-    run = Process("train_distributed.py", *FLAGS, cwd=folder).end()
-    assert (run.returncode, run.stderr) == (0, "")
-    return folder
+    return train_undisturbed(tmp_path_factory.mktemp("uninterrupted"))
+
+
+@pytest.fixture(scope="module")
+def earlier(tmp_path_factory):
+    """The output folder of a finished training with other settings."""
+    flags = ["--lr", "0.01", "--seed", "7"]
+    return train_undisturbed(tmp_path_factory.mktemp("earlier"), *flags) / "output"
 
 
 @pytest.fixture(autouse=True)
@@ -32,41 +54,134 @@ def dataset(fresh_start, uninterrupted):
     shutil.copytree(uninterrupted / "dataset", "dataset")
 
 
-def resume_and_compare(uninterrupted, *flags):
+def kill_at(moment, *flags):
+    """Train here with FLAGS and those given until the process is killed at this moment."""
+    run = Process(DRIVER, *FLAGS, *flags, env={"KILL_AT": moment}).end()
+    assert run.returncode == -signal.SIGKILL, (moment, run.stderr)
+
+
+def count_epochs():
+    """Return how many epochs the checkpoint here has; it and the weights are whole."""
+    if os.path.exists(config.MODEL_PATH):
+        load(config.MODEL_PATH)
+    if not os.path.exists(config.CHECKPOINT_PATH):
+        return 0
+    return load(config.CHECKPOINT_PATH)["epoch"]
+
+
+def resume_and_compare(uninterrupted):
     """Resume the training here; assert that it ends, bit for bit, as the undisturbed one did."""
-    run = Process("train_distributed.py", "--resume", *flags).end()
+    run = Process("train_distributed.py", *FLAGS, "--resume").end()
     assert (run.returncode, run.stderr) == (0, "")
     assert_same_run("output", uninterrupted / "output")
     return run.stdout
 
 
 def test_killed_at_any_moment_and_resumed_equals_uninterrupted(uninterrupted):
-    # each continues the one before; an epoch writes checkpoint, weights and settings
+    # each continues the one before; a start writes the settings, an epoch checkpoint and weights
     moments = [
-        ("step:3", 0),
+        # the settings of a new run
         ("write:0", 0),
         ("replace:0", 0),
+        ("step:3", 0),
+        # the checkpoint of epoch 1
+        ("write:1", 0),
+        ("replace:1", 0),
         # between checkpoint and weights of epoch 1
-        ("write:1", 1),
+        ("write:2", 1),
+        # the settings of a resumed run
+        ("write:0", 1),
+        ("replace:0", 1),
         # in epoch 2
         ("step:3", 1),
-        # the checkpoint of epoch 3 complete, but not in its place
-        ("replace:3", 2),
-        ("replace:1", 3),
-        ("write:0", 3),
-        # all epochs done
-        ("write:3", 4),
+        # the checkpoint of epoch 4 complete, but not in its place
+        ("replace:5", 3),
+        ("write:1", 3),
+        ("replace:2", 4),
+        # all epochs done: the weights again, then the files of the report
+        ("write:1", 4),
         ("report:0", 4),
     ]
     for moment, epoch in moments:
-        driver = "tests/distributed/killed_training.py"
-        run = Process(driver, *FLAGS, "--resume", env={"KILL_AT": moment}).end()
-        assert run.returncode == -signal.SIGKILL, run.stderr
-        paths = (config.CHECKPOINT_PATH, config.MODEL_PATH)
-        states = [load(path) for path in paths if os.path.exists(path)]
-        assert (states[0]["epoch"] if states else 0) == epoch, moment
+        kill_at(moment, "--resume")
+        assert count_epochs() == epoch, moment
         assert not os.path.exists(config.REPORT_PATH)
+    # settings, weights, the text of the report; then each of its other files
+    for number in range(2, 7):
+        kill_at(f"write:{number}", "--resume")
     assert "[INFO] resuming after epoch 4 of 4...\n" in resume_and_compare(uninterrupted)
+
+
+def read_aside():
+    """Return the sorted (name, bytes) of the files that were moved aside here."""
+    found = []
+    for folder in Path("output").glob("run-*"):
+        found += read_tree(folder).items()
+    return sorted(found)
+
+
+def resume_and_compare_beside_earlier(earlier, uninterrupted):
+    """Resume the training here; assert that it ends as the undisturbed one did, and that each file
+    of the earlier one is aside, once."""
+    run = Process("train_distributed.py", *FLAGS, "--resume").end()
+    assert (run.returncode, run.stderr) == (0, "")
+    assert read_aside() == sorted(read_tree(earlier).items())
+    for folder in Path("output").glob("run-*"):
+        shutil.rmtree(folder)
+    assert_same_run("output", uninterrupted / "output")
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        # the settings of the earlier run are aside, the rest is not yet
+        "rename:1",
+        "rename:3",
+        # all of it is aside
+        "write:0",
+        "replace:0",
+        "step:0",
+        "step:2",
+        # in epoch 2
+        "step:6",
+    ],
+)
+def test_a_new_run_killed_at_any_moment_leaves_the_earlier_one_and_can_go_on(
+    earlier, uninterrupted, moment
+):
+    shutil.copytree(earlier, "output")
+    kill_at(moment)
+    resume_and_compare_beside_earlier(earlier, uninterrupted)
+
+
+def test_killed_once_more_while_the_earlier_run_is_moved_aside(earlier, uninterrupted):
+    shutil.copytree(earlier, "output")
+    kill_at("rename:1")
+    # the rest of the earlier run without its settings is none that could be resumed
+    kill_at("rename:2", "--resume")
+    kill_at("write:0", "--resume")
+    resume_and_compare_beside_earlier(earlier, uninterrupted)
+
+
+def test_killed_before_it_touched_the_earlier_run_a_new_one_is_not_that_run(earlier, uninterrupted):
+    shutil.copytree(earlier, "output")
+    kill_at("rename:0")
+    # output/ still holds the earlier run, which --resume does not continue with other settings
+    run = Process("train_distributed.py", *FLAGS, "--resume").end()
+    assert run.returncode == 1
+    assert re.fullmatch(r"\[ERROR\] LR is 0.01 in the run in output/ .*\n", run.stderr)
+    assert read_tree() == read_tree(earlier)
+    # the same command starts the run
+    run = Process("train_distributed.py", *FLAGS).end()
+    assert (run.returncode, run.stderr) == (0, "")
+    resume_and_compare_beside_earlier(earlier, uninterrupted)
+
+
+def test_an_earlier_run_killed_in_its_first_epoch_is_not_resumed_by_a_new_one(uninterrupted):
+    kill_at("step:2", "--lr", "0.01")
+    # without --resume, which would refuse the other rate; there is nothing to move aside
+    kill_at("step:2")
+    resume_and_compare(uninterrupted)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +214,7 @@ def test_a_signal_ends_a_training_at_once_and_it_can_go_on(
         # a worker may say that it lost the script
         assert "[INFO]" not in run.stderr and "[ERROR]" not in run.stderr
     # at once, though workers may need some seconds to notice
-    resume_and_compare(uninterrupted, *flags)
+    resume_and_compare(uninterrupted)
     # which workers inherit, and which ends with the last of them
     assert connection.wait([process.sentinel], start + 10 - time.monotonic())
 

@@ -4,7 +4,8 @@ its processes join: over gloo, all of them share GPU 0."""
 import os
 
 import train_distributed
-from pyimagesearch import cli, config, devices, food_classifier
+from pyimagesearch import config, food_classifier
+from pyimagesearch.support import devices, script
 
 import torch
 from helpers import CLASSES, TinyNet
@@ -14,9 +15,11 @@ if __name__ == "__main__":
     config.DEVICE = torch.device(os.environ["TEST_DEVICE"])
     config.CLASSES = CLASSES
     food_classifier.densenet121 = lambda weights: TinyNet()
-    devices.compute_dtype = lambda: torch.float32
+    devices.compute_dtype = lambda device: torch.float32
+    # which would read config.py anew
+    script.reload = lambda module: None
     if os.environ.get("TEST_BACKEND") == "gloo":
         os.environ["LOCAL_RANK"] = "0"
         join = distributed.init_process_group
         distributed.init_process_group = lambda backend: join("gloo")
-    cli.run(train_distributed.main, "")
+    script.run(train_distributed.main, advice="")

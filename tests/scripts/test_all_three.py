@@ -9,7 +9,7 @@ from pyimagesearch import config
 from pyimagesearch.food_classifier import FoodClassifier
 
 import pytest
-from helpers import PROJECT, draw_food11, load, run_python
+from helpers import PROJECT, call, draw_food11, load, run_python
 from torchvision.models import densenet121
 
 FLAGS = "--no-pretrained --image-size 64 --epochs 1 --local-batch-size 9 --num-workers 2"
@@ -18,7 +18,8 @@ FLAGS = "--no-pretrained --image-size 64 --epochs 1 --local-batch-size 9 --num-w
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """Return a folder in which all three ran, a copy in which the tutorial's did, and the runs."""
-    (own, tutorial) = (tmp_path_factory.mktemp("own"), tmp_path_factory.mktemp("tutorial"))
+    own = tmp_path_factory.mktemp("own")
+    tutorial = tmp_path_factory.mktemp("tutorial")
     draw_food11(own / "Food-11")
     # a notebook's backend, and no screen
     env = {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "DISPLAY": ""}
@@ -39,6 +40,9 @@ def test_a_user_goes_from_photographs_to_predictions_without_a_warning(finished)
     (own, _, (prepare, train, inference, _)) = finished
     # a log file is kept free of progress bars
     assert [run.stderr for run in (prepare, train, inference)] == [""] * 3
+    # as no flag and no class name is missing from what the scripts themselves wrote
+    assert "overridden by flags" not in prepare.stdout + inference.stdout
+    assert "CLASSES in config.py" not in inference.stdout
     assert "total images copied to dataset/training: 33" in prepare.stdout.replace(os.sep, "/")
     report = (own / config.REPORT_PATH).read_text()
     assert report in train.stdout
@@ -58,7 +62,7 @@ def test_a_script_after_the_tutorial_runs_and_its_weights_are_read(finished, mon
         model = FoodClassifier(densenet121(weights=None), 11)
         model.load_state_dict(load(folder / config.MODEL_PATH), strict=True)
     monkeypatch.chdir(tutorial)
-    distributed_inference.main([os.path.join("dataset", "evaluation", "Egg")])
+    call(distributed_inference.main, os.path.join("dataset", "evaluation", "Egg"))
     out = capsys.readouterr().out
-    assert "CLASSES in config.py" in out
+    assert "no class names: they are taken from CLASSES in config.py" in out
     assert len(re.findall(r"\.jpg: (?:\w+ [01]\.\d\d(?:, |\n)){3}", out)) == 2

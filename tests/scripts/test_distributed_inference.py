@@ -5,29 +5,41 @@ import re
 from pathlib import Path
 
 import distributed_inference
-from pyimagesearch import config, create_dataloaders, devices, reporting
-from pyimagesearch.cli import UserError
-from pyimagesearch.food_classifier import FoodClassifier
-from pyimagesearch.images import load_image
+from pyimagesearch import config
+from pyimagesearch.create_dataloaders import eval_transform
+from pyimagesearch.food_classifier import FoodClassifier, predict
+from pyimagesearch.support import devices, reporting
+from pyimagesearch.support.errors import UserError
+from pyimagesearch.support.images import load_image
 
 import numpy as np
 import pytest
 import torch
-from helpers import CLASSES, TinyNet, draw_class_folders, draw_image, save_weights
+from helpers import CLASSES, DEFAULTS, TinyNet, call, draw_class_folders, draw_image, save_weights
+
+
+def infer(*flags):
+    call(distributed_inference.main, *flags)
+
+
+def find_classified(out):
+    """Return the paths of the photographs that were classified, in the order of the lines."""
+    return re.findall(r"^(\S+): Egg", out.replace(os.sep, "/"), re.M)
 
 
 @pytest.fixture
 def shown(tinyNet, monkeypatch):
     """Have weights that always say Egg; collect pictures, titles and hits of results.png."""
     save_weights(CLASSES, [1.0, 3.0, 0.0])
-    (plots, plot_pictures) = ([], reporting.plot_pictures)
+    plots = []
+    plot_pictures = reporting.plot_pictures
 
-    def plot_and_keep(path, *args):
+    def plot_and_keep(path, pictures, titles, hits=None):
         assert path == config.RESULTS_PATH
-        plots.append((*args, None)[:3])
+        plots.append((pictures, titles, hits))
         # many take seconds; test_reporting.py looks at them
-        if len(args[0]) < 10:
-            plot_pictures(path, *args)
+        if len(pictures) < 10:
+            plot_pictures(path, pictures, titles, hits)
 
     monkeypatch.setattr(reporting, "plot_pictures", plot_and_keep)
     return plots
@@ -45,29 +57,35 @@ def test_a_batch_is_shown_as_the_network_sees_it_under_truth_and_prediction(
 
     def predict_by_colour(model, x):
         assert isinstance(model, torch.nn.DataParallel) == (numGPU > 1)
+        # which the weights leave as it is
+        assert (config.IMAGE_SIZE, config.MEAN) == (DEFAULTS["IMAGE_SIZE"], DEFAULTS["MEAN"])
+        assert config.CLASSES == ["Pizza", "Soup"]
         red = x.mean((1, 2, 3)).sigmoid()
         return torch.stack([red / 2, red, red / 3], 1)
 
     monkeypatch.setattr(distributed_inference, "predict", predict_by_colour)
-    distributed_inference.main([])
-    assert f"number of GPUs found: {numGPU}..." in (out := capsys.readouterr().out)
+    infer()
+    out = capsys.readouterr().out
+    assert f"number of GPUs found: {numGPU}..." in out
     assert f"using a batch size of {4 * max(numGPU, 1)}..." in out
     ((pictures, titles, hits),) = shown
     assert len(pictures) == len(titles) == len(hits) == count
-    assert (config.IMAGE_SIZE, config.MEAN, config.CLASSES) == (48, [0.5] * 3, CLASSES)
     # what the network takes for each file, and its picture
     files = list(Path("dataset/evaluation").glob("*/*.jpg"))
-    transform = create_dataloaders.test_transform()
+    transform = eval_transform(48, [0.5] * 3, [0.25] * 3)
     inputs = [transform(load_image(str(path))) for path in files]
-    answers = [float(x.mean().sigmoid()) for x in inputs]
     found = []
     for picture, title, hit in zip(pictures, titles, hits, strict=True):
-        errors = [np.abs(picture - (x * 0.25 + 0.5).permute(1, 2, 0).numpy()) for x in inputs]
-        index = int(np.argmin([error.max() for error in errors]))
-        assert errors[index].max() < 1e-5
+        errors = []
+        for x in inputs:
+            expected = (x * 0.25 + 0.5).permute(1, 2, 0).numpy()
+            errors.append(np.abs(picture - expected).max())
+        index = int(np.argmin(errors))
+        assert errors[index] < 1e-5
         found.append(index)
         truth = files[index].parent.name
-        assert title == f"Ground Truth: {truth},\nPredicted: Egg {answers[index]:.2f}"
+        answer = float(inputs[index].mean().sigmoid())
+        assert title == f"Ground Truth: {truth},\nPredicted: Egg {answer:.2f}"
         assert hit == (truth == "Egg")
     assert len(set(found)) == count
     assert f"correct predictions: {sum(hits)} of {count}..." in out
@@ -76,19 +94,45 @@ def test_a_batch_is_shown_as_the_network_sees_it_under_truth_and_prediction(
 
 def test_the_batch_is_another_one_each_time_and_its_printed_seed_repeats_it(shown, capsys):
     draw_class_folders(counts=(1, 1, 40))
-    for _ in range(2):
-        distributed_inference.main([])
+    infer()
+    infer()
     seeds = re.findall(r"seed of the test batch: (\d+)\.\.\.", capsys.readouterr().out)
-    distributed_inference.main(["--seed", seeds[0]])
-    (first, other, again) = (np.stack(pictures) for (pictures, *_) in shown)
+    infer("--seed", seeds[0])
+    (first, other, again) = [np.stack(pictures) for pictures, _, _ in shown]
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
 
 
+def test_the_seed_of_the_batch_is_not_that_of_a_training(shown, monkeypatch):
+    draw_class_folders(counts=(1, 1, 3))
+
+    def predict_and_look(model, x):
+        assert config.SEED == DEFAULTS["SEED"]
+        return predict(model, x)
+
+    monkeypatch.setattr(distributed_inference, "predict", predict_and_look)
+    infer()
+    infer("--seed", "7")
+    assert len(shown) == 2
+
+
+def test_only_a_flag_that_was_given_is_said_to_override_a_setting(shown, capsys):
+    draw_class_folders(counts=(1, 1, 3))
+    config.STD = [0.5] * 3
+    for flags in ([], ["--seed", "7"], ["--weights", config.MODEL_PATH]):
+        infer(*flags)
+    assert "overridden" not in capsys.readouterr().out
+    infer("--pred-batch-size", "2")
+    out = capsys.readouterr().out
+    assert "[INFO] overridden by flags: PRED_BATCH_SIZE = 2...\n" in out
+    assert "using a batch size of 2..." in out
+
+
 def test_predictions_of_an_image_do_not_depend_on_the_others_of_its_batch():
-    (model, x) = (FoodClassifier(TinyNet(), 3).to(config.DEVICE), torch.randn(4, 3, 8, 8))
-    alone = distributed_inference.predict(model, x[:1])
-    torch.testing.assert_close(distributed_inference.predict(model.train(), x)[:1], alone)
+    model = FoodClassifier(TinyNet(), 3).to(config.DEVICE)
+    x = torch.randn(4, 3, 8, 8)
+    alone = predict(model, x[:1])
+    torch.testing.assert_close(predict(model.train(), x)[:1], alone)
     assert alone.sum().item() == pytest.approx(1)
 
 
@@ -96,7 +140,7 @@ def test_a_test_set_of_other_classes_than_the_weights_is_refused(shown):
     draw_class_folders(classes=["Bread", "Egg"])
     text = "evaluation has the classes Bread, Egg; .* weights have Bread, Egg, Soup;"
     with pytest.raises(UserError, match=text):
-        distributed_inference.main([])
+        infer()
     assert not shown
 
 
@@ -105,11 +149,11 @@ def test_files_and_folders_are_classified_with_the_weights_alone(shown, capsys):
     for path in ("rome/1.jpg", "oslo/1.jpg", "oslo/week/2.png"):
         draw_image(path, 3)
     config.CLASSES = ["Pizza", "Soup"]
-    distributed_inference.main(["rome", "lunch.jpg", "oslo"])
+    infer("rome", "lunch.jpg", "oslo")
     out = capsys.readouterr().out.replace(os.sep, "/")
     guesses = ["Egg 0.84", "Bread 0.11", "Soup 0.04"]
-    paths = ["rome/1.jpg", "lunch.jpg", "oslo/1.jpg", "oslo/week/2.png"]
-    assert re.findall(r"^(\S+): (.*Egg.*)$", out, re.M) == [(p, ", ".join(guesses)) for p in paths]
+    assert find_classified(out) == ["rome/1.jpg", "lunch.jpg", "oslo/1.jpg", "oslo/week/2.png"]
+    assert out.count(f": {', '.join(guesses)}\n") == 4
     ((pictures, titles, hits),) = shown
     # those of one name are told by their folders
     names = ["rome/1.jpg", "lunch.jpg", "oslo/1.jpg", "week/2.png"]
@@ -124,10 +168,10 @@ def test_weights_from_elsewhere_with_two_classes_can_be_used(shown, capsys):
     save_weights(["cat", "dog"], [0.0, 3.0])
     os.rename(config.MODEL_PATH, "best of march.pth")
     draw_image("lunch.jpg", 3)
-    distributed_inference.main(["lunch.jpg", "--weights", "best of march.pth"])
+    infer("lunch.jpg", "--weights", "best of march.pth")
     assert "lunch.jpg: dog 0.95, cat 0.05\n" in capsys.readouterr().out
     draw_class_folders(classes=["cat", "dog"])
-    distributed_inference.main(["--weights", "best of march.pth"])
+    infer("--weights", "best of march.pth")
     assert all("Predicted: dog 0.95" in title for title in shown[-1][1])
 
 
@@ -138,38 +182,66 @@ def test_an_unreadable_photograph_is_named_and_the_others_are_classified(shown, 
         Path("holiday", name).write_text("no image")
     # which makes the exit status 1
     with pytest.raises(UserError, match="left out.*: 2 of 4"):
-        distributed_inference.main(["holiday", "gone.jpg"])
+        infer("holiday", "gone.jpg")
     out = capsys.readouterr().out.replace(os.sep, "/")
-    assert re.findall(r"^holiday/(\S+): Egg", out, re.M) == ["a.jpg", "c.webp"]
+    assert find_classified(out) == ["holiday/a.jpg", "holiday/c.webp"]
     assert "left out: holiday/b.jpg: cannot be read as an image" in out
     assert re.search(r"left out: .*gone.jpg", out)
     assert re.search(r"not read in holiday: 1 \.heic.*JPEG", out)
     assert len(shown[0][0]) == 2
 
 
-def test_what_the_scripts_drew_is_no_photograph_but_a_star_that_no_shell_expanded_is(shown, capsys):
+def test_what_the_scripts_drew_is_no_photograph_and_is_said_to_be_passed_over(shown, capsys):
+    draw_image("lunch.jpg", 3)
+    infer("lunch.jpg")
+    # an evaluation and a later run leave more
+    drawn = ["output/results.png"]
+    for name in ("evaluation-best-1/mistakes.png", "run-1/confusion_matrix.png"):
+        draw_image(Path("output", name), 3)
+        drawn.append(f"output/{name}")
+    capsys.readouterr()
+    infer(".")
+    out = capsys.readouterr().out.replace(os.sep, "/")
+    assert find_classified(out) == ["lunch.jpg"]
+    (line,) = re.findall(r"passed over what the scripts drew: (.+)\.\.\.", out)
+    assert sorted(line.split(", ")) == sorted(drawn)
+    with pytest.raises(UserError, match="^output: no image in this folder"):
+        infer("output")
+    # one that is named is wanted
+    capsys.readouterr()
+    infer(drawn[1])
+    assert find_classified(capsys.readouterr().out) == [drawn[1]]
+
+
+def test_a_photograph_of_ones_own_with_the_name_of_a_picture_is_classified(shown, capsys):
+    # beside the folders that the scripts write, and in others in output/
+    names = ["results.png", "holiday/mistakes.png", "holiday/run-1/results.png"]
+    names += ["output/lunch.png", "output/holiday/results.png", "output/run-1/lunch.png"]
+    for name in names:
+        draw_image(name, 3)
+    infer(".")
+    out = capsys.readouterr().out
+    assert sorted(find_classified(out)) == sorted(names)
+    assert "passed over" not in out
+
+
+def test_a_star_that_no_shell_expanded_names_photographs(shown, capsys):
     draw_image("1.jpg", 3)
     draw_image("2.jpg", 3)
-    distributed_inference.main(["."])
-    # which a later run moves aside
-    os.renames(config.RESULTS_PATH, "output/run-1/results.png")
-    distributed_inference.main(["."])
     # as the Windows Command Prompt hands it on
-    distributed_inference.main(["*.jpg"])
-    found = re.findall(r"^(\S+): Egg", capsys.readouterr().out, re.M)
-    assert found == ["1.jpg", "2.jpg"] * 3
-    with pytest.raises(UserError, match="^output: no image in this folder"):
-        distributed_inference.find_images(["output"])
+    infer("*.jpg")
+    assert find_classified(capsys.readouterr().out) == ["1.jpg", "2.jpg"]
 
 
 def test_the_picture_has_room_for_some_of_many_photographs_evenly_from_all_folders(shown, capsys):
     for folder, count in (("april", 30), ("may", 20), ("june", 1)):
         for number in range(count):
             draw_image(Path(folder, f"{number:02}.jpg"), 3, size=(8, 8))
-    distributed_inference.main(["april", "may", "june"])
+    infer("april", "may", "june")
     ((pictures, titles, _),) = shown
     assert len(pictures) == len(titles) <= reporting.MAX_PICTURES
     folders = [title.split(os.sep)[0] for title in titles]
     assert folders.count("april") > folders.count("may") > 5
-    assert f": {len(pictures)} of 51..." in (out := capsys.readouterr().out)
+    out = capsys.readouterr().out
+    assert f": {len(pictures)} of 51..." in out
     assert out.count(": Egg 0.84") == 51

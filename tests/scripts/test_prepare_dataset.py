@@ -5,16 +5,19 @@ import multiprocessing
 import os
 import re
 import shutil
+import signal
 import unicodedata
 from pathlib import Path
 from unittest.mock import Mock
 
 import prepare_dataset
-from pyimagesearch import cli, config, sample_dataset
-from pyimagesearch.dataset_checks import PROBLEMS_PATH
+from pyimagesearch import config
+from pyimagesearch.support import sample_dataset, script
+from pyimagesearch.support.dataset_checks import PROBLEMS_PATH
+from pyimagesearch.support.plan import plan_copies
 
 import pytest
-from helpers import DEFAULTS, SPLITS, draw_food11, draw_image, read_tree
+from helpers import DEFAULTS, SPLITS, Process, call, draw_food11, draw_image, read_tree
 from PIL import Image
 
 NAMES = ("pie", "ribs", "tartare")
@@ -23,7 +26,7 @@ ECLAIR = os.fsdecode(b"\xe9clair")
 
 
 def prepare(*flags):
-    prepare_dataset.main([*flags])
+    call(prepare_dataset.main, *flags)
 
 
 def draw_photos(root="photos", counts=(7, 7, 7), names=NAMES):
@@ -53,16 +56,34 @@ def set_base_path(base):
 
 def read_copies():
     """Return the bytes of the copies by their paths in TRAIN, VAL or TEST."""
-    copies = [item for split in SPLITS for item in read_tree(f"dataset/{split}").items()]
-    assert len(dict(copies)) == len(copies)
-    return dict(copies)
+    copies = {}
+    for split in SPLITS:
+        found = read_tree(f"dataset/{split}")
+        assert not found.keys() & copies.keys()
+        copies |= found
+    return copies
+
+
+def find_copy(name):
+    """Return the path of the one copy of a photograph, from its path in TRAIN, VAL or TEST."""
+    (path,) = Path("dataset").glob(f"*/{name}")
+    return path
+
+
+def stat_copies():
+    """Return the inode and time of each copy by its path: other ones for a file written anew."""
+    stats = {}
+    for name in read_tree("dataset"):
+        stat = Path("dataset", name).stat()
+        stats[name] = (stat.st_ino, stat.st_mtime_ns)
+    return stats
 
 
 def fail(capsys, *flags):
     """Prepare, which must find something wrong and copy nothing; return all that it says."""
     before = read_tree("dataset")
     with pytest.raises(SystemExit) as caught:
-        cli.run(lambda: prepare(*flags), advice="")
+        script.run(lambda: prepare(*flags), advice="")
     assert read_tree("dataset") == before
     return capsys.readouterr().out + str(caught.value)
 
@@ -83,10 +104,11 @@ def test_food11_is_copied_into_class_folders_and_prints_the_tutorials_lines(caps
     for split, count in zip(SPLITS, (33, 22, 22), strict=True):
         lines += f"[INFO] total images found: {count}...\n"
         lines += f"[INFO] total images copied to {os.path.join('dataset', split)}: {count}...\n"
-        source = read_tree(f"Food-11/{split}").items()
-        assert read_tree(f"dataset/{split}") == {
-            f"{config.CLASSES[int(name.split('_')[0])]}/{name}": data for name, data in source
-        }
+        expected = {}
+        for name, data in read_tree(f"Food-11/{split}").items():
+            (index, _) = name.split("_")
+            expected[f"{config.CLASSES[int(index)]}/{name}"] = data
+        assert read_tree(f"dataset/{split}") == expected
     (_, found, table) = out.partition(lines)
     assert found
     (head, *rows) = [line.split() for line in table.splitlines()]
@@ -99,30 +121,41 @@ def test_food11_is_copied_into_class_folders_and_prints_the_tutorials_lines(caps
 
 
 @pytest.mark.parametrize("form", ["NFC", "NFD"])
-def test_class_folders_as_people_name_them_are_their_class_and_albums_stay_apart(form):
-    (label, folder) = (unicodedata.normalize(f, "Crème brûlée") for f in (form, "NFC"))
+def test_class_folders_as_people_name_them_are_their_class_and_albums_become_part_of_names(form):
+    label = unicodedata.normalize(form, "Crème brûlée")
     config.CLASSES = ["Bread", "Fried_food", "Noodles/Pasta", "Vegetable/Fruit", label]
-    labels = {
-        "BREAD": "Bread",
-        "Bread/2023": "Bread/2023",
-        "Bread/2024/Egg": "Bread/2024/Egg",
-        "fried food": "Fried_food",
-        "Fried-Food/trip": "Fried_food/trip",
-        "Noodles/Pasta": "Noodles/Pasta",
-        "Noodles-Pasta/album": "Noodles/Pasta/album",
-        "noodles_pasta/trip": "Noodles/Pasta/trip",
-        "Vegetable_Fruit": "Vegetable/Fruit",
-        folder: label,
-        unicodedata.normalize("NFD", folder) + "/a": f"{label}/a",
+    # where the copies of each folder begin
+    targets = {
+        "BREAD": "Bread/",
+        "Bread/2023": "Bread/2023_",
+        "Bread/2024/Egg": "Bread/2024_Egg_",
+        "fried food": "Fried_food/",
+        "Fried-Food/trip": "Fried_food/trip_",
+        "Noodles/Pasta": "Noodles/Pasta/",
+        "Noodles-Pasta/album": "Noodles/Pasta/album_",
+        "noodles_pasta/trip": "Noodles/Pasta/trip_",
+        "Vegetable_Fruit": "Vegetable/Fruit/",
+        unicodedata.normalize("NFC", "Crème brûlée"): f"{label}/",
+        unicodedata.normalize("NFD", "Crème brûlée") + "/a": f"{label}/a_",
     }
-    draw_photos(counts=[3] * len(labels), names=labels)
+    draw_photos(counts=[3] * len(targets), names=targets)
     prepare()
     source = read_tree("photos")
-    assert read_copies() == {
-        f"{target}/{number}.jpg": source[f"{name}/{number}.jpg"]
-        for name, target in labels.items()
-        for number in range(3)
-    }
+    expected = {}
+    for folder, target in targets.items():
+        for number in range(3):
+            expected[f"{target}{number}.jpg"] = source[f"{folder}/{number}.jpg"]
+    assert read_copies() == expected
+
+
+def test_a_photograph_named_like_one_in_an_album_is_listed_and_not_overwritten(capsys):
+    draw_photos()
+    draw_image("photos/pie/2023/1.jpg", 0, 1)
+    draw_image("photos/pie/2023_1.jpg", 0, 2)
+    text = fail(capsys)
+    assert "photos/pie/2023_1.jpg: same name" in text and "photos/pie/2023/1.jpg" in text
+    prepare("--skip-bad")
+    assert read_copies()["pie/2023_1.jpg"] == Path("photos/pie/2023/1.jpg").read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -160,15 +193,18 @@ def test_a_split_that_is_not_there_is_held_out_of_each_class_the_same_on_every_r
     given, heldOut, capsys, monkeypatch
 ):
     root = "photos/train" if given else "photos"
-    draw_photos(root, (20, 7, 3))
+    draw_photos(root, (150, 7, 3))
     for name in given[1:]:
         draw_photos(f"photos/{name}", (2, 2, 2))
     prepare()
     out = capsys.readouterr().out
     for split in heldOut:
-        # 15 %, at least one
-        assert [len(os.listdir(f"dataset/{split}/{name}")) for name in NAMES] == [3, 1, 1]
-        assert re.search(rf"held out of {root} for dataset/{split}: 5\b", out)
+        counts = [len(os.listdir(f"dataset/{split}/{name}")) for name in NAMES]
+        # about 15 %, at least one: three standard deviations of 150 are 13
+        assert 9 <= counts[0] <= 36
+        assert 1 <= counts[1] <= 5
+        assert counts[2] == 1
+        assert f"held out of {root} for dataset/{split}: {sum(counts)} images" in out
     before = read_tree("dataset")
     # each image once
     assert sorted(before.values()) == sorted(read_tree("photos").values())
@@ -181,6 +217,16 @@ def test_a_split_that_is_not_there_is_held_out_of_each_class_the_same_on_every_r
     shutil.rmtree("dataset")
     prepare("--seed", "7")
     assert set(read_tree("dataset")) != set(before)
+
+
+@pytest.mark.parametrize("isEmpty", [False, True])
+def test_no_photographs_is_one_line_with_the_ways_on(isEmpty, capsys):
+    if isEmpty:
+        os.mkdir("photos")
+    text = fail(capsys)
+    assert text.startswith("[ERROR] no photographs at ") and text.count("\n") == 0
+    for words in (os.path.abspath("photos"), "DATA_PATH", "--sample"):
+        assert words in text
 
 
 def test_without_training_images_that_is_said_and_not_that_the_splits_are_no_classes(capsys):
@@ -201,6 +247,7 @@ def test_all_that_is_wrong_is_said_once_and_listed_and_nothing_is_copied(capsys)
     draw_image("Food-11/validation/Pizza/0_0.jpg", 0)
     for path in Path("Food-11/evaluation").glob("1_*"):
         path.unlink()
+    # a class that is none any more
     draw_image("dataset/training/Cake/0_0.jpg", 0)
     Path("Food-11/evaluation/1_0.HEIC").touch()
     for flags in ([], ["--skip-bad"]):
@@ -216,14 +263,16 @@ def test_all_that_is_wrong_is_said_once_and_listed_and_nothing_is_copied(capsys)
         ):
             assert text.count(words) == 1
         # a word of advice, and no line besides
-        assert len(text.splitlines()) == 8 and ("--skip-bad" in text) == (not flags)
+        assert len(text.splitlines()) == 8
+        (error,) = re.findall(r"^\[ERROR\] (.+)", text, re.M)
+        assert error.startswith("nothing was copied; fix the problems above")
+        assert ("--skip-bad" in error) == (not flags)
     problems = read_problems()
-    assert list(problems) == [
-        *[f"Food-11/training/0_1{index}.jpg" for index in range(4)],
-        "Food-11/validation/Pizza/0_0.jpg",
-        "Food-11/validation/lunch.jpg",
-    ]
-    assert len(set(problems.values())) == 6
+    names = [f"Food-11/training/0_1{index}.jpg" for index in range(4)]
+    names += ["Food-11/validation/Pizza/0_0.jpg", "Food-11/validation/lunch.jpg"]
+    names += ["dataset/training/Cake/0_0.jpg"]
+    assert list(problems) == names
+    assert len(set(problems.values())) == len(names)
 
 
 def test_skip_bad_leaves_out_the_broken_ones_alone_and_a_clean_run_lists_none(capsys):
@@ -254,12 +303,12 @@ def test_a_disk_that_fails_ends_prepare_where_a_broken_image_would_be_skipped(mo
     assert not os.path.exists("dataset")
 
 
-@pytest.mark.parametrize("counts", [(7, 7, 2), (7, 7, 0)])
-def test_a_class_with_too_few_photographs_for_each_split_is_named(counts, capsys):
-    draw_photos(counts=counts)
+@pytest.mark.parametrize("count", [2, 1, 0])
+def test_a_class_with_too_few_photographs_for_each_split_is_named(count, capsys):
+    draw_photos(counts=(7, 7, count))
     text = fail(capsys, "--skip-bad")
-    (line,) = re.findall(r"(.+): no image of tartare\b", text)
-    assert "dataset/training" in line
+    (line,) = re.findall(r"\[INFO\] (.+): no image of tartare\b", text)
+    assert len(line.split(", ")) == 3 - count
 
 
 def test_loose_photographs_beside_class_folders_are_of_no_class(capsys):
@@ -269,7 +318,7 @@ def test_loose_photographs_beside_class_folders_are_of_no_class(capsys):
     for name in ("IMG_7777.jpg", "0_5.jpg"):
         draw_image(f"photos/{name}", 0)
     text = fail(capsys)
-    assert re.search("photos: 2 images.* folder", text)
+    assert re.search("photos: 2 images.* in no class folder", text)
     assert "index" not in text
     prepare("--skip-bad")
     assert read_copies() == expected
@@ -290,7 +339,7 @@ def test_where_classes_do_not_fit_the_list_of_them_can_be_pasted(classes, splits
     # folders only, of the training images
     assert sorted(config.CLASSES) == ["Apple 'Pie'", "pie", ECLAIR]
     # run() has any name printed
-    cli.run(lambda: prepare("--skip-bad"), advice="")
+    script.run(lambda: prepare("--skip-bad"), advice="")
     assert len(read_tree("dataset")) == 21 * len(splits)
 
 
@@ -323,28 +372,155 @@ def test_of_images_that_would_overwrite_each_other_one_is_copied_and_the_others_
     text = fail(capsys)
     assert "photos/ribs/0.jpg" in text and "photos/ribs/0.JPG" in text
     prepare("--skip-bad")
-    (listed, copies) = (read_problems(), read_tree("dataset").values())
+    listed = read_problems()
     assert len(listed) == 9
-    photographs = {f"photos/{path}": data for path, data in read_tree("photos").items()}
-    assert {path for path, data in photographs.items() if data not in copies} == set(listed)
+    copies = read_tree("dataset").values()
+    leftOut = set()
+    for name, data in read_tree("photos").items():
+        if data not in copies:
+            leftOut.add(f"photos/{name}")
+    assert leftOut == set(listed)
     for path, text in listed.items():
         assert re.search(r"\((.+)\)", text)[1].lower() == path.lower()
 
 
-def test_photographs_that_were_added_and_removed_are_met_with_the_way_on(capsys):
-    draw_splits()
+def test_a_photograph_that_is_added_alone_is_copied_and_no_other_moves(capsys):
+    draw_photos(counts=(40, 9, 3))
+    prepare()
+    before = stat_copies()
+    capsys.readouterr()
+    draw_photos("more", (10, 1, 0))
+    for name in read_tree("more"):
+        shutil.move(f"more/{name}", f"photos/{os.path.dirname(name)}/new {os.path.basename(name)}")
+    prepare()
+    after = stat_copies()
+    added = after.keys() - before.keys()
+    assert len(added) == 11
+    for name in added:
+        assert "/new " in name
+    for name, stat in before.items():
+        assert after[name] == stat, name
+    # it is no problem of any kind
+    assert not os.path.exists(PROBLEMS_PATH)
+
+
+def test_a_photograph_that_was_edited_is_copied_again_to_the_same_place():
+    draw_photos()
+    prepare()
+    before = stat_copies()
+    path = find_copy("pie/3.jpg")
+    draw_image("photos/pie/3.jpg", 0, 99)
+    prepare()
+    assert path.read_bytes() == Path("photos/pie/3.jpg").read_bytes()
+    after = stat_copies()
+    changed = [name for name in after if after[name] != before[name]]
+    assert changed == [path.relative_to("dataset").as_posix()]
+
+
+def test_a_photograph_moved_to_its_right_class_stays_in_its_split_once_the_old_copy_is_gone(capsys):
+    draw_photos()
+    # wrong labels, of which one in each split is found
+    draw_photos(counts=[30], names=["pie/may"])
+    prepare()
+    before = stat_copies()
+    capsys.readouterr()
+    os.mkdir("photos/ribs/may")
+    stale = [min(Path("dataset", split).glob("pie/may_*")) for split in SPLITS]
+    for path in stale:
+        name = path.name.removeprefix("may_")
+        os.rename(f"photos/pie/may/{name}", f"photos/ribs/may/{name}")
+    text = fail(capsys)
+    problems = read_problems()
+    assert sorted(problems) == sorted(str(path) for path in stale)
+    for path in stale:
+        name = path.name.removeprefix("may_")
+        assert str(path) in text
+        assert f"(photos/ribs/may/{name}); delete the copy" in problems[str(path)]
+        os.remove(path)
+    prepare()
+    after = stat_copies()
+    gone = [Path("dataset", name) for name in before.keys() - after.keys()]
+    assert sorted(gone) == sorted(stale)
+    new = [Path("dataset", name) for name in after.keys() - before.keys()]
+    assert sorted(new) == sorted(path.parent.parent / "ribs" / path.name for path in stale)
+    # no other one is moved or copied
+    for name in before.keys() & after.keys():
+        assert after[name] == before[name], name
+
+
+def test_the_copy_of_a_photograph_that_is_gone_may_be_the_only_one_and_is_not_to_be_deleted(capsys):
+    draw_photos()
     prepare()
     capsys.readouterr()
-    os.remove("photos/train/pie/0.jpg")
-    for number in (8, 9):
-        draw_image(f"photos/train/ribs/{number}.jpg", 3, number)
+    os.remove("photos/pie/0.jpg")
+    path = find_copy("pie/0.jpg")
     text = fail(capsys)
-    (line,) = [line for line in text.splitlines() if "dataset/training" in line]
-    # what is gone and what is new
-    assert re.search(r"\b1 images .*\b2 new .*dataset/training/pie/0.jpg", line)
-    shutil.rmtree(re.search(r"delete (\S+)", line)[1])
+    assert f"{path}: " in text and "move it" in text
+    assert "delete" not in text
+    assert list(read_problems()) == [str(path)]
+    # either way of the advice leads on
+    shutil.move(path, "photos/pie/0.jpg")
     prepare()
-    assert read_tree("dataset/training") == read_tree("photos/train")
+    assert find_copy("pie/0.jpg") == path
+
+
+def test_photographs_of_ones_own_in_dataset_are_never_said_to_be_deleted(capsys):
+    draw_photos()
+    prepare()
+    for name in ("own.jpg", "7.jpg"):
+        draw_image(f"dataset/training/pie/{name}", 0, 99)
+    draw_image("dataset/validation/cake/0.jpg", 0, 98)
+    capsys.readouterr()
+    text = fail(capsys)
+    assert "delete" not in text
+    assert re.search("dataset/training/pie: 2 images.* move it", text)
+    assert re.search("dataset/validation/cake/0.jpg: .* move it", text)
+    problems = read_problems()
+    assert len(problems) == 3
+    for line in problems.values():
+        assert "move it" in line and "delete" not in line
+
+
+def test_another_seed_is_refused_where_it_would_move_copies_and_counts_in_another_folder(capsys):
+    draw_photos()
+    prepare()
+    capsys.readouterr()
+    text = fail(capsys, "--seed", "7")
+    assert "split with SEED 42, not 7; set SEED back, or set another BASE_PATH" in text
+    prepare()
+    first = set(read_copies())
+    set_base_path("other")
+    prepare("--seed", "7")
+    assert {path.partition("/")[2] for path in read_tree("other")} == first
+    assert set(read_tree("other")) != set(read_tree("dataset"))
+
+
+def test_a_copy_whose_original_was_edited_is_known_also_after_a_killed_prepare(monkeypatch):
+    draw_photos()
+    prepare()
+    for name in NAMES:
+        draw_image(f"photos/{name}/3.jpg", 0, 99, (16, 12))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(shutil, "copyfile", Mock(side_effect=KeyboardInterrupt))
+        prepare()
+    prepare()
+    assert sorted(read_copies().values()) == sorted(read_tree("photos").values())
+
+
+@pytest.mark.parametrize("splits", [[""], ["train", "val"], ["train", "val", "test"]])
+@pytest.mark.parametrize("names", [["mine 0.jpg", "mine 1.jpg"], ["0.jpg", "1.jpg"]])
+def test_a_test_folder_of_ones_own_is_left_as_it_is(splits, names, capsys):
+    for split in splits:
+        draw_photos(f"photos/{split}")
+    config.TEST = "mytest"
+    for index, label in enumerate(NAMES):
+        for number, name in enumerate(names):
+            draw_image(Path("mytest", label, name), index * 3, 100 + number)
+    before = read_tree("mytest")
+    # also where a photograph in photos/ has the same name
+    text = fail(capsys)
+    assert read_tree("mytest") == before
+    assert "delete" not in text and "mytest" in text
 
 
 OVERLAPS = [
@@ -387,9 +563,19 @@ def test_long_and_undecodable_names_are_copied_and_listed():
     for name in ("n" * 251 + ".jpg", "ü" * 125 + ".jpg", os.fsdecode(b"\xff.jpg")):
         draw_image(Path("photos/ribs", name), 3, len(name), (16, 12))
     Path("photos", os.fsdecode(b"ribs/\xfe.jpg")).write_bytes(b"?")
-    cli.run(lambda: prepare("--skip-bad"), advice="")
+    script.run(lambda: prepare("--skip-bad"), advice="")
     assert len(read_copies()) == 24
     assert b"photos/ribs/\xfe.jpg: " in Path(PROBLEMS_PATH).read_bytes()
+
+
+def test_a_name_that_its_album_makes_too_long_for_a_disk_ends_nothing():
+    draw_photos()
+    draw_image(Path("photos/ribs/2023", "n" * 251 + ".jpg"), 3, 99, (16, 12))
+    prepare("--skip-bad")
+    listed = read_problems() if os.path.exists(PROBLEMS_PATH) else {}
+    # copied under some name, or listed
+    assert len(read_copies()) + len(listed) == 22
+    assert len(read_copies()) >= 21
 
 
 @pytest.mark.parametrize("base", ["dataset", "./dataset"])
@@ -435,10 +621,39 @@ def test_a_copy_killed_in_the_middle_of_a_file_leaves_no_half_image(moment, monk
     assert set(read_copies().values()) == set(read_tree("photos").values())
 
 
+def test_what_a_killed_prepare_left_unfinished_is_gone_after_the_next():
+    draw_photos()
+    copyfile = shutil.copyfile
+
+    def copy_and_die(source, target):
+        if len(list(Path("dataset").rglob("*.jpg"))) < 5:
+            copyfile(source, target)
+            return
+        Path(target).write_bytes(Path(source).read_bytes()[:100])
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def break_copying():
+        shutil.copyfile = copy_and_die
+
+    settings = {"DATA_PATH": "photos", "CLASSES": list(NAMES)}
+    process = Process("prepare_dataset.py", settings=settings, before=break_copying)
+    assert process.end().returncode == -signal.SIGKILL
+    assert len(list(Path("dataset").rglob("*.partial"))) == 1
+    before = stat_copies()
+    prepare()
+    assert list(Path("dataset").rglob("*.partial")) == []
+    assert sorted(read_copies().values()) == sorted(read_tree("photos").values())
+    # what was whole stays
+    after = stat_copies()
+    for name in before.keys() & after.keys():
+        assert after[name] == before[name]
+
+
 def test_two_prepares_at_once_never_give_an_image_the_bytes_of_another(monkeypatch):
     draw_splits()
     context = multiprocessing.get_context("fork")
-    (barrier, copyfile) = (context.Barrier(2), shutil.copyfile)
+    barrier = context.Barrier(2)
+    copyfile = shutil.copyfile
 
     def copy_together(source, target):
         # both are at work on an image before either is done with it
@@ -448,10 +663,14 @@ def test_two_prepares_at_once_never_give_an_image_the_bytes_of_another(monkeypat
     monkeypatch.setattr(shutil, "copyfile", copy_together)
     processes = []
     for name in ("0.jpg", "1.jpg"):
+        plan = plan_copies(prepare_dataset.read_label)
         # one is an image ahead of the other
-        arguments = ("photos/train", "dataset/training", {f"photos/train/pie/{name}"})
+        skipped = f"photos/train/pie/{name}"
+        plan.photographs = [image for image in plan.photographs if image.path != skipped]
+        arguments = ("photos/train", "dataset/training", plan)
         processes.append(context.Process(target=prepare_dataset.copy_images, args=arguments))
-        processes[-1].start()
+    for process in processes:
+        process.start()
     for process in processes:
         process.join(30)
         assert process.exitcode == 0
@@ -467,5 +686,5 @@ def test_the_sample_is_drawn_once_and_never_over_photographs(monkeypatch, capsys
     draw_image("sample/training/0_0.jpg", 0)
     before = read_tree("sample")
     prepare("--sample")
-    assert "sample exists" in capsys.readouterr().out
+    assert "using the existing sample; no sample drawn..." in capsys.readouterr().out
     assert read_tree("sample") == before

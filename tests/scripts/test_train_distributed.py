@@ -13,14 +13,26 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import train_distributed
-from pyimagesearch import checkpoint, config, create_dataloaders, devices, reporting
-from pyimagesearch.cli import UserError
-from pyimagesearch.create_dataloaders import get_dataloader
+from pyimagesearch import config
+from pyimagesearch.create_dataloaders import eval_transform, get_dataloader
 from pyimagesearch.food_classifier import FoodClassifier
+from pyimagesearch.support import devices, processes, reporting, script
+from pyimagesearch.support.errors import UserError
 
 import pytest
 import torch
-from helpers import CLASSES, FLAGS, TinyNet, assert_same, draw_class_folders, load, read_tree
+from helpers import (
+    CLASSES,
+    DEFAULTS,
+    FLAGS,
+    TinyNet,
+    assert_same,
+    call,
+    draw_class_folders,
+    draw_image,
+    load,
+    read_tree,
+)
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torchvision import transforms
@@ -29,6 +41,51 @@ from torchvision.models import densenet121
 PRODUCTS = "checkpoint.pth classification_report.txt confusion_matrix.png food_classifier.pth "
 PRODUCTS += "mistakes.png model_training.png predictions.csv settings.json"
 PRODUCTS = PRODUCTS.split()
+
+
+def run_script(*flags):
+    """Call the script as a command, which has all settings from config."""
+    call(train_distributed.main, *flags)
+
+
+@pytest.fixture
+def edited(train):
+    """Have config.py as a user edits it who gives no flags, for two epochs of TinyNet."""
+    (config.IMAGE_SIZE, config.LOCAL_BATCH_SIZE, config.PRETRAINED) = (64, 5, False)
+    (config.EPOCHS, config.LR) = (2, 0.001)
+
+
+def fail(capsys, *flags):
+    """Call the script, which must end in one line; return the line."""
+    with pytest.raises(SystemExit) as caught:
+        script.run(lambda: run_script(*flags), advice="")
+    assert capsys.readouterr().err == ""
+    line = str(caught.value)
+    assert line.startswith("[ERROR] ") and line.count("\n") == 0
+    return line
+
+
+def interrupt_epoch(monkeypatch, number):
+    """Have Ctrl-C end the training in its next epoch of this number, counted from 1."""
+    train_one_epoch = train_distributed.train_one_epoch
+    calls = []
+
+    def train_or_stop(*args):
+        calls.append(args)
+        if len(calls) == number:
+            raise KeyboardInterrupt
+        return train_one_epoch(*args)
+
+    monkeypatch.setattr(train_distributed, "train_one_epoch", train_or_stop)
+
+
+def read_settings(folder="output"):
+    return json.loads(Path(folder, "settings.json").read_text())
+
+
+def count_epochs():
+    """Return how many epochs the run in output/ has completed."""
+    return load(config.CHECKPOINT_PATH)["epoch"]
 
 
 @pytest.fixture
@@ -65,16 +122,40 @@ def test_the_lines_of_the_tutorial_are_printed_in_its_order(train, capsys):
     assert {len(values) for values in history.values()} == {2}
 
 
-def test_the_settings_of_a_run_are_in_a_file_with_a_line_for_each(train):
-    train("--epochs", "1", "--seed", "7")
-    text = Path(config.SETTINGS_PATH).read_text()
-    settings = json.loads(text)
-    assert text.count("\n") > len(settings)
-    for name in checkpoint.SETTINGS:
-        assert settings[name] == getattr(config, name)
-    assert (settings["SEED"], settings["CLASSES"]) == (7, CLASSES)
+def test_the_settings_of_a_run_are_in_a_file_from_its_start_with_a_line_for_each(
+    train, monkeypatch
+):
+    interrupt_epoch(monkeypatch, 1)
+    with pytest.raises(KeyboardInterrupt):
+        train("--seed", "7")
+    assert list(read_tree()) == ["settings.json"]
+    settings = read_settings()
+    assert list(settings) == ["started", "number of devices", "flags", "config"]
+    assert (
+        abs(time.mktime(time.strptime(settings["started"], "%Y-%m-%d %H:%M:%S")) - time.time()) < 60
+    )
     assert settings["number of devices"] == devices.count_devices()
-    assert settings["the training set"].startswith("15 images")
+    # what config.py said and what flags said, apart
+    flags = {"IMAGE_SIZE": 64, "LOCAL_BATCH_SIZE": 5, "EPOCHS": 2, "LR": 0.001, "SEED": 7}
+    assert settings["flags"] == flags | {"NUM_WORKERS": 0, "PRETRAINED": False}
+    assert settings["config"].keys() == DEFAULTS.keys()
+    for name in ("IMAGE_SIZE", "EPOCHS", "LR", "SEED", "MEAN", "TRAIN", "FREEZE_BATCH_NORM"):
+        assert settings["config"][name] == DEFAULTS[name]
+    assert settings["config"]["CLASSES"] == CLASSES
+    assert Path(config.SETTINGS_PATH).read_text().count("\n") > len(DEFAULTS) + len(flags)
+
+
+@pytest.mark.parametrize("numDevices", [1, 3])
+def test_without_flags_none_is_said_to_override_a_setting(edited, numDevices, monkeypatch, capsys):
+    monkeypatch.setattr(devices, "count_gpus", lambda: numDevices)
+    # three times which, by three, is another number
+    config.LR = 0.1
+    run_script()
+    run_script("--resume")
+    run_script("--evaluate")
+    out = capsys.readouterr().out
+    assert "overridden" not in out
+    assert "Learning rate: 0.3\n" in out or numDevices == 1
 
 
 def test_augmentation_loss_and_optimizer_are_those_of_the_tutorial(train, loopCalls):
@@ -86,10 +167,10 @@ def test_augmentation_loss_and_optimizer_are_those_of_the_tutorial(train, loopCa
     assert repr(loader.dataset.transform) == repr(transforms.Compose(steps))
     assert vars(lossFunc) == vars(nn.CrossEntropyLoss())
     assert type(opt) is torch.optim.Adam
-    plain = torch.optim.Adam([torch.zeros(1)], lr=config.LR, fused=True)
-    (found, expected) = (o.param_groups[0] | {"params": None} for o in (opt, plain))
-    assert found == expected | {"initial_lr": config.LR}
-    assert scaler.is_enabled() == (devices.compute_dtype() == torch.float16)
+    plain = torch.optim.Adam([torch.zeros(1)], lr=0.001, fused=True)
+    found = opt.param_groups[0] | {"params": None}
+    assert found == plain.param_groups[0] | {"params": None, "initial_lr": 0.001}
+    assert scaler.is_enabled() == (devices.compute_dtype(config.DEVICE) == torch.float16)
 
 
 def test_batch_and_learning_rate_grow_with_the_gpus(train, loopCalls, monkeypatch, capsys):
@@ -122,6 +203,28 @@ def test_training_learns_with_a_rate_that_falls_to_a_tenth_every_ten_epochs(trai
         assert not torch.equal(state[f"baseModel.norm.{key}"], tensor), key
 
 
+@pytest.mark.parametrize(
+    ("flag", "setting", "isFrozen"),
+    [
+        ("--pretrained", None, True),
+        ("--no-pretrained", None, False),
+        ("--pretrained", False, False),
+        ("--no-pretrained", True, True),
+    ],
+)
+def test_batch_norm_is_frozen_as_its_setting_says_or_else_with_pretrained(
+    train, flag, setting, isFrozen
+):
+    config.FREEZE_BATCH_NORM = setting
+    train("--epochs", "1", flag)
+    # also where the run goes on
+    train("--epochs", "2", flag, "--resume")
+    state = load(config.MODEL_PATH)
+    for key, tensor in TinyNet().norm.state_dict().items():
+        assert torch.equal(state[f"baseModel.norm.{key}"], tensor) == isFrozen, key
+    assert read_settings()["config"]["FREEZE_BATCH_NORM"] == setting
+
+
 def test_imagenet_weights_come_from_torch_hub_once_and_121_batch_norms_keep_theirs(monkeypatch):
     draw_class_folders(counts=(2, 1, 1))
     config.CLASSES = list(CLASSES)
@@ -129,13 +232,15 @@ def test_imagenet_weights_come_from_torch_hub_once_and_121_batch_norms_keep_thei
     monkeypatch.setenv("TORCH_HOME", str(cache.parent.parent))
     cache.mkdir(parents=True)
     state = densenet121(weights=None).state_dict()
-    # statistics unlike those of an untrained network
-    state = {k: v + 0.01 if k.endswith("running_mean") else v for k, v in state.items()}
+    for key, tensor in state.items():
+        if key.endswith("running_mean"):
+            # unlike that of an untrained network
+            tensor += 0.01
     torch.save(state, cache / "densenet121-a639ec97.pth")
-    train_distributed.main([*FLAGS, "0", "--epochs", "1", "--pretrained"])
+    run_script(*FLAGS, "0", "--epochs", "1", "--pretrained")
     shutil.rmtree(cache)
     # the checkpoint has what a resumed run needs
-    train_distributed.main(["--resume", "--epochs", "2"])
+    run_script("--resume", "--epochs", "2")
     assert not cache.exists()
     found = load(config.MODEL_PATH)
     norms = [key for key in state if "norm" in key]
@@ -149,7 +254,7 @@ def test_imagenet_weights_come_from_torch_hub_once_and_121_batch_norms_keep_thei
 def test_weights_are_on_disk_before_report_and_plot_are_tried(train, monkeypatch):
     train("--epochs", "1")
     Path(config.MODEL_PATH).unlink()
-    for name in ("save_report", "save_history"):
+    for name in ("save_report", "plot_history"):
         monkeypatch.setattr(reporting, name, lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         train("--epochs", "1", "--resume")
@@ -159,10 +264,10 @@ def test_weights_are_on_disk_before_report_and_plot_are_tried(train, monkeypatch
 @pytest.fixture
 def loop(monkeypatch):
     """Return (dataset, loader, model) for 15 images in batches of 4, of which the last has 3."""
-    monkeypatch.setattr(devices, "compute_dtype", lambda: torch.float32)
+    monkeypatch.setattr(devices, "compute_dtype", lambda device: torch.float32)
     (config.IMAGE_SIZE, config.CLASSES) = (32, list(CLASSES))
     draw_class_folders()
-    transform = create_dataloaders.test_transform()
+    transform = eval_transform(32, config.MEAN, config.STD)
     (ds, loader) = get_dataloader(config.TRAIN, transform, bs=4, shuffle=False)
     return ds, loader, FoodClassifier(TinyNet(), 3).to(config.DEVICE)
 
@@ -170,7 +275,9 @@ def loop(monkeypatch):
 @pytest.mark.parametrize("isScaled", [False, True])
 def test_training_loss_and_accuracy_are_means_over_images(loop, isScaled):
     (ds, loader, model) = loop
-    (losses, hits, twin) = ([], [], copy.deepcopy(model))
+    losses = []
+    hits = []
+    twin = copy.deepcopy(model)
     twinOpt = torch.optim.SGD(twin.parameters(), lr=0.1)
     for batch in torch.arange(15).split(4):
         x = torch.stack([ds[i][0] for i in batch]).to(config.DEVICE)
@@ -195,9 +302,11 @@ def test_training_loss_and_accuracy_are_means_over_images(loop, isScaled):
 
 def test_evaluation_is_a_mean_over_images_and_changes_nothing(loop):
     (ds, loader, model) = loop
-    (before, grads) = (copy.deepcopy(model.state_dict()), [])
+    before = copy.deepcopy(model.state_dict())
+    grads = []
     model.register_forward_hook(lambda *_: grads.append(torch.is_grad_enabled()))
-    (loss, accuracy, preds) = train_distributed.evaluate(model, loader, nn.CrossEntropyLoss())
+    lossFunc = nn.CrossEntropyLoss()
+    (loss, accuracy, preds, probs) = train_distributed.evaluate(model, loader, lossFunc)
     assert_same(model.state_dict(), before)
     # gradients would take memory
     assert not any(grads)
@@ -205,8 +314,8 @@ def test_evaluation_is_a_mean_over_images_and_changes_nothing(loop):
         logits = model(torch.stack([x for x, _ in ds]).to(config.DEVICE)).cpu()
     y = torch.tensor(ds.targets)
     assert loss == pytest.approx(cross_entropy(logits, y).item(), rel=1e-5)
-    assert [label for label, _ in preds] == logits.argmax(1).tolist()
-    assert [p for _, p in preds] == pytest.approx(logits.softmax(1).amax(1).tolist(), rel=1e-5)
+    assert preds == logits.argmax(1).tolist()
+    assert probs == pytest.approx(logits.softmax(1).amax(1).tolist(), rel=1e-5)
     assert accuracy == pytest.approx((logits.argmax(1) == y).float().mean().item())
 
 
@@ -224,7 +333,7 @@ def break_loss(monkeypatch, isTraining, number, value):
 
 
 def test_a_step_that_overflows_in_fp16_is_skipped_and_does_not_end_the_run(train, monkeypatch):
-    monkeypatch.setattr(devices, "compute_dtype", lambda: torch.float16)
+    monkeypatch.setattr(devices, "compute_dtype", lambda device: torch.float16)
     break_loss(monkeypatch, True, 2, math.inf)
     train("--epochs", "1")
     state = load(config.CHECKPOINT_PATH)
@@ -247,54 +356,179 @@ def test_a_diverged_run_ends_and_keeps_the_last_good_checkpoint(train, monkeypat
     assert_same(dict(load(config.MODEL_PATH)), dict(state["model"]))
 
 
-def test_a_full_disk_ends_a_run_and_keeps_the_checkpoint_before(train, monkeypatch):
+@pytest.mark.parametrize("numWritten", [0, 1, 2])
+def test_a_full_disk_ends_a_run_and_keeps_what_was_there_before(train, monkeypatch, numWritten):
     train("--epochs", "1")
     before = read_tree()
+    # settings.json is written first, then checkpoint.pth, then the weights
     error = OSError(errno.ENOSPC, "No space left on device")
-    monkeypatch.setattr(os, "fsync", Mock(side_effect=error))
-    with pytest.raises(OSError, match="No space left"):
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr(os, "fsync", Mock(side_effect=[None] * numWritten + [error]))
         train("--resume")
-    assert read_tree() == before
+    after = read_tree()
+    assert sorted(after) == sorted(before)
+    written = ["settings.json", "checkpoint.pth"][:numWritten]
+    for name, data in before.items():
+        assert (after[name] == data) == (name not in written), name
+    # once there is room
+    train("--resume")
+    assert count_epochs() == 2
 
 
-def test_a_resumed_run_has_the_settings_batch_and_rate_of_its_first_start(
-    train, capsys, monkeypatch
-):
+def test_a_resumed_run_has_the_flags_batch_and_rate_of_its_start(train, capsys, monkeypatch):
     monkeypatch.setattr(devices, "count_gpus", lambda: 2)
     train("--epochs", "1", "--seed", "7", "--resume")
     # where there is nothing to resume it begins
-    assert re.search(r"no output.checkpoint.pth to resume: .*begins", capsys.readouterr().out)
-    (config.SEED, config.LR, config.IMAGE_SIZE, config.EPOCHS) = (42, 0.01, 224, 20)
-    (config.PRETRAINED, config.STD, config.LOCAL_BATCH_SIZE) = (True, [0.5] * 3, 32)
+    assert re.search(r"no output.settings.json to resume: .*begins", capsys.readouterr().out)
     monkeypatch.setattr(devices, "count_gpus", lambda: 1)
-    Path("dataset/training/Egg/0.jpg").unlink()
-    train_distributed.main(["--resume", "--epochs", "2"])
+    run_script("--resume", "--epochs", "2")
     out = capsys.readouterr().out
     assert re.findall(r"EPOCH: (.*)", out) == ["2/2"]
-    taken = "taken from the checkpoint: IMAGE_SIZE = 64, SEED = 7, PRETRAINED = False"
-    assert f"[INFO] {taken}, STD = [0.229" in out
+    (line,) = [line for line in out.splitlines() if "SEED" in line]
+    for text in ("IMAGE_SIZE = 64", "SEED = 7", "PRETRAINED = False", "LR = 0.002"):
+        assert text in line
+    # of which only the epochs are a flag of now
+    assert "overridden by flags" not in line
     assert "batch size of 10..." in out
-    assert re.search(r"training set changed: 15 images .*then, 14 images .*now", out)
     assert "Learning rate: 0.002\n" in out
 
 
-def test_a_new_run_moves_an_earlier_one_aside_once_it_has_a_checkpoint(train, capsys, monkeypatch):
+def test_a_resumed_run_says_which_images_changed_and_which_test_images_it_knows(train, capsys):
+    train("--epochs", "1")
+    Path("dataset/training/Egg/0.jpg").unlink()
+    draw_image("dataset/validation/Soup/new.jpg", 6, 9)
+    # to its right place, as after a look at mistakes.png
+    os.rename("dataset/training/Egg/4.jpg", "dataset/evaluation/Bread/4.jpg")
+    capsys.readouterr()
+    train("--resume")
+    out = capsys.readouterr().out
+    assert "the training images changed: 2 are gone, 0 are new, 13 in all..." in out
+    assert "the validation images changed: 0 are gone, 1 are new, 10 in all..." in out
+    assert "the test images changed: 0 are gone, 1 are new, 10 in all..." in out
+    path = os.path.join("Bread", "4.jpg")
+    assert f"new test images that the run was trained on: 1, such as {path};" in out
+    capsys.readouterr()
+    train("--resume", "--epochs", "3")
+    assert "changed" not in capsys.readouterr().out
+
+
+def test_more_epochs_in_config_py_are_trained_on_resume(edited, capsys):
+    run_script()
+    config.EPOCHS = 4
+    capsys.readouterr()
+    run_script("--resume")
+    out = capsys.readouterr().out
+    assert "resuming after epoch 2 of 4..." in out
+    assert re.findall(r"EPOCH: (.*)", out) == ["3/4", "4/4"]
+    # also after a flag, which counts as long as the line is not edited again
+    run_script("--resume", "--epochs", "5")
+    run_script("--resume")
+    assert count_epochs() == 5
+    config.EPOCHS = 6
+    run_script("--resume")
+    assert count_epochs() == 6
+
+
+def test_a_run_that_goes_on_with_more_epochs_is_that_of_an_undisturbed_one(edited):
+    config.EPOCHS = 3
+    run_script()
+    os.rename("output", "whole")
+    config.EPOCHS = 1
+    run_script()
+    config.EPOCHS = 3
+    run_script("--resume")
+    (found, expected) = (load(config.CHECKPOINT_PATH), load("whole/checkpoint.pth"))
+    for name in ("model", "opt", "lrScheduler", "H", "epoch"):
+        assert_same(found[name], expected[name])
+
+
+@pytest.mark.parametrize("isFlag", [False, True])
+def test_resume_with_another_rate_is_one_line_with_both(edited, isFlag, capsys):
+    config.EPOCHS = 1
+    run_script()
+    before = read_tree()
+    flags = ["--resume", "--epochs", "2"]
+    if isFlag:
+        flags += ["--lr", "0.005"]
+    else:
+        config.LR = 0.005
+    capsys.readouterr()
+    line = fail(capsys, *flags)
+    assert "LR is 0.001 in the run in output/ and 0.005 now" in line
+    assert "without --resume" in line
+    assert read_tree() == before
+    # set back, as it says
+    config.LR = 0.001
+    run_script("--resume", "--epochs", "2")
+    assert count_epochs() == 2
+
+
+def test_resume_names_every_setting_that_was_edited_in_its_one_line(edited, capsys):
+    run_script()
+    (config.SEED, config.FREEZE_BATCH_NORM, config.STD) = (7, True, [0.5] * 3)
+    # what changes no result may be another
+    (config.PRED_BATCH_SIZE, config.TEST) = (9, "mytest")
+    line = fail(capsys, "--resume")
+    assert "SEED is 42 in the run in output/ and 7 now" in line
+    assert "FREEZE_BATCH_NORM is None in the run in output/ and True now" in line
+    assert "STD is " in line
+    assert "PRED_BATCH_SIZE" not in line and "TEST" not in line
+
+
+def test_a_new_run_moves_an_earlier_one_aside_at_its_start(train, capsys, monkeypatch):
     train("--epochs", "1")
     Path(config.RESULTS_PATH).write_text("predictions")
     earlier = read_tree()
-    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
-        patch.setattr(train_distributed, "evaluate", lambda *_: 1 / 0)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        interrupt_epoch(patch, 1)
         train("--seed", "7")
-    # a start that came to nothing costs nothing
-    assert read_tree() == earlier
-    train("--seed", "7")
     (folder,) = Path("output").glob("run-*")
+    assert read_tree(folder) == earlier
+    out = capsys.readouterr().out
+    assert f"moved to {folder}; to continue that run, move them back and add --resume..." in out
+    assert sorted(path for path in read_tree() if "/" not in path) == ["settings.json"]
+    # a start that came to nothing is overwritten
+    train("--seed", "7")
+    assert list(Path("output").glob("run-*")) == [folder]
+    assert sorted(path for path in read_tree() if "/" not in path) == PRODUCTS
     # another seed is another network
     weights = load(config.MODEL_PATH)["classifier.weight"]
     assert not torch.equal(weights, load(folder / "food_classifier.pth")["classifier.weight"])
-    assert f"moved to {folder}..." in capsys.readouterr().out
-    assert read_tree(folder) == earlier
-    assert sorted(path for path in read_tree() if "/" not in path) == PRODUCTS
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_an_interrupted_new_run_is_the_one_that_resume_continues(
+    edited, number, capsys, monkeypatch
+):
+    # one that is complete, then another rate
+    run_script()
+    config.LR = 0.002
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        interrupt_epoch(patch, number)
+        run_script()
+    capsys.readouterr()
+    run_script("--resume")
+    out = capsys.readouterr().out
+    epochs = ["1/2", "2/2"][number - 1 :]
+    assert re.findall(r"EPOCH: (.*)", out) == epochs
+    assert out.count("Learning rate: 0.002\n") == len(epochs)
+    assert len(load(config.CHECKPOINT_PATH)["H"]["train_loss"]) == 2
+    (folder,) = Path("output").glob("run-*")
+    assert read_settings(folder)["config"]["LR"] == 0.001
+    assert read_settings()["config"]["LR"] == 0.002
+
+
+def test_an_earlier_run_that_is_moved_back_can_be_resumed(train, edited):
+    run_script()
+    # another rate, which was a mistake
+    train("--lr", "0.1")
+    (folder,) = Path("output").glob("run-*")
+    shutil.move("output", "mistake")
+    shutil.move(Path("mistake", folder.name), "output")
+    config.EPOCHS = 3
+    run_script("--resume")
+    assert count_epochs() == 3
+    assert load(config.CHECKPOINT_PATH)["opt"]["param_groups"][0]["initial_lr"] == 0.001
 
 
 def test_evaluation_of_the_weights_gives_the_very_report_of_the_training(train, capsys):
@@ -303,27 +537,74 @@ def test_evaluation_of_the_weights_gives_the_very_report_of_the_training(train, 
     # config.py by now says other things, which the weights know better
     config.IMAGE_SIZE = 224
     capsys.readouterr()
-    train_distributed.main(["--evaluate"])
-    # a later one, of weights elsewhere, is in a folder of its own
+    run_script("--evaluate")
+    # later weights from elsewhere
     os.rename(config.MODEL_PATH, "mine.pth")
-    time.sleep(1)
-    train_distributed.main(["--evaluate", "--weights", "mine.pth", "--local-batch-size", "7"])
+    run_script("--evaluate", "--weights", "mine.pth", "--local-batch-size", "7")
     assert capsys.readouterr().out.count(before["classification_report.txt"].decode()) == 2
     del before["food_classifier.pth"]
+    # the run's own stay as they are
     assert before.items() <= read_tree().items()
-    (first, second) = (read_tree(folder) for folder in Path("output").glob("evaluation-*"))
-    assert first == second == {name: before[name] for name in first}
-    assert {"classification_report.txt", "predictions.csv", "mistakes.png"} < set(first)
+    folders = sorted(Path("output").glob("evaluation-*"))
+    date = r"\d{4}-\d\d-\d\d-\d{6}"
+    assert re.fullmatch(f"evaluation-food_classifier-{date}", folders[0].name)
+    assert re.fullmatch(f"evaluation-mine-{date}", folders[1].name)
+    for folder in folders:
+        report = read_tree(folder)
+        del report["settings.json"]
+        assert {"classification_report.txt", "predictions.csv", "mistakes.png"} < set(report)
+        assert report == {name: before[name] for name in report}
+
+
+def test_two_evaluations_of_one_second_have_a_folder_each_that_names_weights_and_images(
+    train, monkeypatch
+):
+    train("--epochs", "1")
+    draw_class_folders("mine", counts=(0, 0, 4))
+    strftime = time.strftime
+    monkeypatch.setattr(time, "strftime", lambda text, *_: strftime(text, time.gmtime(0)))
+    run_script("--evaluate")
+    # a test folder of one's own
+    config.TEST = "mine/evaluation"
+    run_script("--evaluate")
+    (first, second) = sorted(Path("output").glob("evaluation-*"))
+    assert first.name == "evaluation-food_classifier-1970-01-01-000000"
+    assert second.name == f"{first.name}-again"
+    (one, two) = (read_settings(first), read_settings(second))
+    for settings in (one, two):
+        assert settings["weights"] == os.path.abspath(config.MODEL_PATH)
+        assert settings["digest of the weights"] == one["digest of the weights"]
+    assert one["images"] == os.path.abspath("dataset/evaluation")
+    assert two["images"] == os.path.abspath("mine/evaluation")
+    assert (one["number of images"], two["number of images"]) == (9, 12)
+    assert one["digest of their names and sizes"] != two["digest of their names and sizes"]
+    assert (second / "predictions.csv").read_text().count("mine/evaluation") == 12
+
+
+FLAGS_OF_A_TRAINING = ["--resume", "--epochs 2", "--lr 0.01", "--seed 7", "--seed 0"]
+FLAGS_OF_A_TRAINING += ["--image-size 64", "--pretrained", "--no-pretrained"]
+
+
+@pytest.mark.parametrize("flag", FLAGS_OF_A_TRAINING)
+def test_evaluation_refuses_flags_that_it_would_ignore(train, flag, capsys):
+    with pytest.raises(SystemExit) as caught:
+        run_script("--evaluate", *flag.split())
+    assert caught.value.code == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "--evaluate trains nothing" in line
+    assert flag.split()[0].removeprefix("--").removeprefix("no-") in line
+    assert not os.path.exists("output")
 
 
 @pytest.mark.parametrize(("numGPU", "worldSize"), [(0, 1), (1, 1), (2, 1), (2, 2)])
 def test_evaluation_uses_all_devices(train, monkeypatch, numGPU, worldSize):
     train("--epochs", "1")
-    evaluate = Mock(return_value=(0, 0, [(0, 0.5)] * 9))
+    evaluate = Mock(return_value=(0, 0, [0] * 9, [0.5] * 9))
     monkeypatch.setattr(devices, "count_gpus", lambda: numGPU)
-    monkeypatch.setattr(devices, "get_world_size", lambda: worldSize)
+    monkeypatch.setattr(processes, "get_world_size", lambda: worldSize)
+    monkeypatch.setattr(processes, "join_processes", lambda: worldSize)
     monkeypatch.setattr(train_distributed, "evaluate", evaluate)
-    train_distributed.main(["--evaluate", "--local-batch-size", "4"])
+    run_script("--evaluate", "--local-batch-size", "4")
     (model, loader, _) = evaluate.call_args.args
     # a process of torchrun has a GPU of its own
     assert isinstance(model, nn.DataParallel) == (numGPU == 2 and worldSize == 1)

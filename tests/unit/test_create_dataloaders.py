@@ -1,17 +1,28 @@
 """The data loaders: which images, in what order and shares, and how they are augmented."""
 
 import os
+import random
 import shutil
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import Mock
 
-from pyimagesearch import config, create_dataloaders, devices
-from pyimagesearch.cli import UserError
-from pyimagesearch.create_dataloaders import get_classes, get_dataloader
+from pyimagesearch import config
+from pyimagesearch.create_dataloaders import (
+    eval_transform,
+    gather_in_order,
+    get_dataloader,
+    mean_over_images,
+)
+from pyimagesearch.support import processes, workers
+from pyimagesearch.support.errors import UserError
+from pyimagesearch.support.weights import TrainedOn
 
+import numpy as np
 import pytest
 import torch
-from helpers import CLASSES, draw_class_folders, draw_image, run_python
+from helpers import CLASSES, draw_class_folders, draw_image
 from torchvision import datasets, transforms
 
 
@@ -21,9 +32,24 @@ def draw(count, classes=CLASSES):
     (config.CLASSES, config.IMAGE_SIZE) = (list(classes), 32)
 
 
+def load_all(loader):
+    """Return all inputs of a loader, in its order."""
+    return torch.cat([x for x, _ in loader])
+
+
+def test_the_transform_resizes_and_normalizes_as_it_is_told_whatever_config_says():
+    draw_image("lunch.png", 3, size=(40, 32))
+    config.IMAGE_SIZE = 8
+    with datasets.folder.Image.open("lunch.png") as image:
+        x = eval_transform(24, [0.5] * 3, [0.25] * 3)(image)
+        expected = transforms.ToTensor()(image.resize((24, 24), 2))
+    assert (x.shape, x.dtype) == ((3, 24, 24), torch.float32)
+    torch.testing.assert_close(x, (expected - 0.5) / 0.25)
+
+
 def test_loader_yields_normalized_images_and_classes_in_order_unless_it_shuffles():
     draw(12)
-    transform = create_dataloaders.test_transform()
+    transform = eval_transform(32, config.MEAN, config.STD)
     (ds, ordered) = get_dataloader(config.TRAIN, transform, bs=5, shuffle=False)
     assert isinstance(ds, datasets.ImageFolder)
     assert ds.imgs == sorted(ds.imgs)
@@ -43,17 +69,30 @@ def test_loader_yields_normalized_images_and_classes_in_order_unless_it_shuffles
     assert [label for _, label in ds] == ds.targets
 
 
-def test_an_epoch_can_be_repeated_by_any_number_of_workers(monkeypatch):
+def augment_with_all_generators(image):
+    """Return what torch's, numpy's and Python's generators give for an image."""
+    numbers = [torch.rand(1).item(), np.random.rand(), random.random()]
+    return torch.tensor([zlib.crc32(image.tobytes()), *numbers], dtype=float)
+
+
+@pytest.mark.parametrize(
+    "augment",
+    [
+        transforms.Compose([transforms.RandomResizedCrop(32), transforms.ToTensor()]),
+        augment_with_all_generators,
+    ],
+    ids=["torchvision", "numpy"],
+)
+def test_an_epoch_can_be_repeated_by_any_number_of_workers(monkeypatch, augment):
     draw(4)
-    augment = transforms.Compose([transforms.RandomResizedCrop(32), transforms.ToTensor()])
     passes = []
-    before = torch.get_rng_state()
+    before = (torch.get_rng_state(), random.getstate(), np.random.get_state())
     for method, numWorkers, first in (("", 0, 0), ("fork", 2, 0), ("fork", 2, 1), ("spawn", 1, 0)):
         config.NUM_WORKERS = numWorkers
-        monkeypatch.setattr(create_dataloaders, "START_METHOD", method)
+        monkeypatch.setattr(workers, "START_METHOD", method)
         (_, loader) = get_dataloader(config.TRAIN, augment, bs=5)
         loader.sampler.set_epoch(first)
-        passes.append([torch.cat([x for x, _ in loader]) for _ in range(2)])
+        passes.append([load_all(loader), load_all(loader)])
     ((one, two), forked, (later, _), spawned) = passes
     for other in (forked, spawned):
         assert torch.equal(one, other[0])
@@ -61,24 +100,30 @@ def test_an_epoch_can_be_repeated_by_any_number_of_workers(monkeypatch):
     assert torch.equal(two, later)
     assert not torch.equal(one, two)
     # nor are the script's own random numbers used
-    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert random.getstate() == before[1]
+    assert np.array_equal(np.random.get_state()[1], before[2][1])
 
 
 def test_the_augmentation_of_an_image_differs_between_epochs_and_between_seeds():
     draw(4)
-
-    def toss(image):
-        # which image it is, and a random number
-        return torch.tensor([zlib.crc32(image.tobytes()), torch.rand(1).item()], dtype=float)
-
     found = []
     for seed in (1, 2):
         config.SEED = seed
-        (_, loader) = get_dataloader(config.TRAIN, toss, bs=5)
-        found += [dict(torch.cat([x for x, _ in loader]).tolist()) for _ in range(2)]
-    assert len(found[0]) == 12
-    assert all(one.keys() == found[0].keys() for one in found)
-    assert len({number for one in found for number in one.values()}) == 48
+        (_, loader) = get_dataloader(config.TRAIN, augment_with_all_generators, bs=5)
+        for _ in range(2):
+            # by which image it is
+            rows = load_all(loader).tolist()
+            found.append({image: tuple(numbers) for image, *numbers in rows})
+    images = found[0].keys()
+    assert len(images) == 12
+    for epoch in found:
+        assert epoch.keys() == images
+    for generator in range(3):
+        numbers = set()
+        for epoch in found:
+            numbers |= {drawn[generator] for drawn in epoch.values()}
+        assert len(numbers) == 48
 
 
 @pytest.mark.parametrize(("count", "worldSize"), [(12, 2), (12, 3), (11, 3), (13, 4), (1, 4)])
@@ -86,22 +131,26 @@ def test_processes_share_the_batches_of_one(monkeypatch, count, worldSize):
     draw(count, classes=["Egg"])
     # some processes have no image to evaluate, and a loader all the same
     config.NUM_WORKERS = 2
+    bs = 2 * worldSize
 
     def get_batches(rank, worldSize, shuffle, epoch=0):
-        monkeypatch.setattr(devices, "get_rank", lambda: rank)
-        monkeypatch.setattr(devices, "get_world_size", lambda: worldSize)
+        monkeypatch.setattr(processes, "get_rank", lambda: rank)
+        monkeypatch.setattr(processes, "get_world_size", lambda: worldSize)
+        monkeypatch.setattr(processes, "check_same", lambda name, items: None)
         (_, loader) = get_dataloader(config.TRAIN, None, bs, shuffle)
-        return [list(loader.batch_sampler) for _ in range(epoch + 1)][epoch]
+        for _ in range(epoch + 1):
+            batches = list(loader.batch_sampler)
+        return batches
 
-    bs = 2 * worldSize
     # evaluation: every image once
-    shares = [get_batches(rank, worldSize, shuffle=False) for rank in range(worldSize)]
-    places = [list(range(rank, count, worldSize)) for rank in range(worldSize)]
-    assert [sum(batches, []) for batches in shares] == places
+    for rank in range(worldSize):
+        share = sum(get_batches(rank, worldSize, shuffle=False), [])
+        assert share == list(range(rank, count, worldSize))
     # training: equal shares, which make up the batches of one process with the same batch size
     for epoch in range(2):
         shares = [get_batches(rank, worldSize, True, epoch) for rank in range(worldSize)]
-        assert len({str([len(batch) for batch in share]) for share in shares}) == 1
+        sizes = [[len(batch) for batch in share] for share in shares]
+        assert sizes == [sizes[0]] * worldSize
         whole = get_batches(0, 1, True, epoch)
         together = [sorted(sum(batch, [])) for batch in zip(*shares, strict=True)]
         assert together[:-1] == [sorted(batch) for batch in whole[: len(together) - 1]]
@@ -110,22 +159,53 @@ def test_processes_share_the_batches_of_one(monkeypatch, count, worldSize):
         assert 0 <= sum(map(len, together)) - count < worldSize
 
 
+@pytest.mark.parametrize("worldSize", [1, 2])
+def test_several_processes_compare_the_images_of_their_machines(monkeypatch, worldSize):
+    draw(2)
+    compared = []
+    monkeypatch.setattr(processes, "get_world_size", lambda: worldSize)
+    monkeypatch.setattr(processes, "check_same", lambda *args: compared.append(args))
+    get_dataloader(config.TRAIN, None, bs=2)
+    assert len(compared) == worldSize - 1
+    for name, items in compared:
+        assert name == config.TRAIN
+        size = os.path.getsize("dataset/training/Bread/0.jpg")
+        assert items[0] == (os.path.join("Bread", "0.jpg"), size)
+        assert len(items) == 6
+
+
+def test_other_images_of_a_machine_are_said_before_its_classes(monkeypatch):
+    # a machine without a class: the others would wait for its answer, were it refused by itself
+    draw(1)
+    shutil.rmtree("dataset/training/Soup")
+    compared = Mock(side_effect=UserError("other images"))
+    monkeypatch.setattr(processes, "get_world_size", lambda: 2)
+    monkeypatch.setattr(processes, "check_same", compared)
+    with pytest.raises(UserError, match="other images"):
+        get_dataloader(config.TRAIN, None, bs=2)
+
+
 def test_workers_stay_between_epochs_and_are_no_more_than_batches(monkeypatch):
     draw(4)
     config.NUM_WORKERS = 4
-    (_, loader) = get_dataloader(config.TRAIN, lambda image: torch.tensor(os.getpid()), bs=6)
-    (first, second) = (set(torch.cat([x for x, _ in loader]).tolist()) for _ in range(2))
+    (_, loader) = get_dataloader(config.TRAIN, lambda image: torch.tensor([os.getpid()]), bs=6)
+    first = set(load_all(loader).flatten().tolist())
+    second = set(load_all(loader).flatten().tolist())
     assert len(first) == 2
     assert first == second
     # the processes of a machine share them
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     assert get_dataloader(config.TRAIN, None, bs=1)[1].num_workers == 2
+    # one may say how many
+    assert get_dataloader(config.TRAIN, None, bs=1, numWorkers=0)[1].num_workers == 0
 
 
-def test_memory_is_pinned_for_cuda_and_for_nothing_else():
+@pytest.mark.parametrize("name", ["cuda", "cuda:1", "cpu", "mps"])
+def test_memory_is_pinned_for_cuda_and_for_nothing_else(name):
     draw(1)
-    for name in ("cuda", "cuda:1", "cpu", "mps"):
-        config.DEVICE = torch.device(name)
+    # as text too, as one's own code may set it
+    for device in (torch.device(name), name):
+        config.DEVICE = device
         assert get_dataloader(config.TRAIN, None, bs=1)[1].pin_memory == name.startswith("cuda")
 
 
@@ -135,6 +215,10 @@ def test_large_photographs_are_decoded_at_the_scale_of_image_size():
     config.IMAGE_SIZE = 64
     (ds, _) = get_dataloader(config.TRAIN, None, bs=1)
     assert ds[0][0].size == (400, 300)
+    # that of the weights, where they are given
+    trainedOn = TrainedOn(CLASSES, 128, config.MEAN, config.STD)
+    (ds, _) = get_dataloader(config.TRAIN, None, bs=1, trainedOn=trainedOn)
+    assert ds[0][0].size == (800, 600)
 
 
 def test_classes_are_named_and_ordered_as_an_image_folder_does():
@@ -144,14 +228,29 @@ def test_classes_are_named_and_ordered_as_an_image_folder_does():
         draw_image(Path("dataset/training", folder, "0.jpg"), 0)
     (ds, _) = get_dataloader(config.TRAIN, None, bs=1)
     assert ds.classes == ["Cre\u0300me", "Noodles", "Soup"]
-    assert get_classes() == ["Crème", "Noodles", "Soup"]
 
 
-def test_a_missing_folder_is_an_error_with_the_full_path_that_was_looked_for():
-    with pytest.raises(UserError) as caught:
+@pytest.mark.parametrize(
+    "classes", [["Bread", "Egg"], ["Bread", "Egg", "Pie"], ["Egg", "Bread", "Soup", "Pie"]]
+)
+def test_other_classes_than_those_of_the_network_are_refused_with_both(classes):
+    draw(1)
+    config.CLASSES = classes
+    with pytest.raises(UserError, match="classes Bread, Egg, Soup; ") as caught:
         get_dataloader(config.TRAIN, None, bs=1)
-    for text in (os.path.abspath(config.TRAIN), "BASE_PATH", "prepare_dataset.py"):
-        assert text in str(caught.value)
+    assert f"have {', '.join(sorted(classes))}; " in str(caught.value)
+    # nothing of config counts where the weights say their classes
+    trainedOn = TrainedOn(CLASSES, 32, config.MEAN, config.STD)
+    get_dataloader(config.TRAIN, None, bs=1, trainedOn=trainedOn)
+    config.CLASSES = list(CLASSES)
+    with pytest.raises(UserError, match="another BASE_PATH, or take other weights"):
+        trainedOn = trainedOn._replace(classes=classes)
+        get_dataloader(config.TRAIN, None, bs=1, trainedOn=trainedOn)
+
+
+def test_a_missing_folder_is_an_error_that_names_it():
+    with pytest.raises(FileNotFoundError, match=config.TRAIN):
+        get_dataloader(config.TRAIN, None, bs=1)
 
 
 def test_the_loader_takes_the_images_that_prepare_copies_and_no_hidden_ones():
@@ -163,19 +262,34 @@ def test_the_loader_takes_the_images_that_prepare_copies_and_no_hidden_ones():
     assert [os.path.basename(path) for path, label in ds.imgs if label == 0] == ["0.jpg", "1.jfif"]
 
 
-LONG_TMPDIR = """
-from pyimagesearch import config, create_dataloaders
-(config.CLASSES, config.NUM_WORKERS) = (["Bread", "Egg", "Soup"], 1)
-transform = create_dataloaders.test_transform()
-(ds, loader) = create_dataloaders.get_dataloader(config.TRAIN, transform, bs=2)
-print(sum(len(y) for _, y in loader))
-"""
-
-
-def test_workers_send_their_images_where_the_temporary_folder_has_a_very_long_name():
+@pytest.mark.parametrize("hasImage", [True, False])
+def test_a_hidden_folder_beside_the_class_folders_is_no_class(hasImage):
     draw(1)
-    folder = Path("a" * 60, "b" * 60).absolute()
-    folder.mkdir(parents=True)
-    # a worker that cannot send leaves the script waiting for ever
-    run = run_python("-c", LONG_TMPDIR, env={"TMPDIR": str(folder)}, timeout=60)
-    assert (run.returncode, run.stdout) == (0, "3\n"), run.stderr
+    # Jupyter makes such a folder
+    os.mkdir("dataset/training/.ipynb_checkpoints")
+    if hasImage:
+        draw_image("dataset/training/.ipynb_checkpoints/0-checkpoint.jpg", 0)
+    (ds, _) = get_dataloader(config.TRAIN, None, bs=1)
+    assert ds.classes == CLASSES
+    assert ds.class_to_idx == {"Bread": 0, "Egg": 1, "Soup": 2}
+    assert ds.targets == [0, 1, 2]
+
+
+def test_means_are_over_the_images_of_all_processes(monkeypatch):
+    loader = SimpleNamespace(sampler=range(3))
+    # alone, from tensors that are on a device
+    assert mean_over_images(torch.tensor(6.0), torch.tensor(3), loader) == (2, 1)
+    others = [(1.0, 0.0, 2), (0.0, 0.0, 0)]
+    monkeypatch.setattr(processes, "all_gather", lambda value: [value, *others])
+    assert mean_over_images(6, 3, loader) == (7 / 5, 3 / 5)
+
+
+def test_numbers_of_all_processes_are_gathered_in_the_order_of_the_images(monkeypatch):
+    batches = [torch.tensor([0, 3]), torch.tensor([6])]
+    assert gather_in_order(batches) == [0, 3, 6]
+    # every third image each; the last process has one less
+    monkeypatch.setattr(processes, "all_gather", lambda value: [value, [1, 4, 7], [2, 5]])
+    assert gather_in_order(batches) == list(range(8))
+    # a process that has none
+    monkeypatch.setattr(processes, "all_gather", lambda value: [[0], [1], value])
+    assert gather_in_order([]) == [0, 1]

@@ -1,11 +1,11 @@
-"""How many devices train, which one a process takes, and in what precision."""
+"""How many devices train, in what precision, and the memory that a CPU keeps."""
 
 import sys
-from unittest.mock import Mock, call
+from unittest.mock import Mock
 
-from pyimagesearch import config, devices
+from pyimagesearch import config
+from pyimagesearch.support import devices
 
-import joblib
 import pytest
 import torch
 from helpers import run_python
@@ -22,6 +22,7 @@ from torch import distributed
         # torchrun starts a process for each
         ("cpu", 0, 3, 0, 3),
         ("cuda", 4, 1, 1, 1),
+        ("cuda", 4, 3, 3, 3),
     ],
 )
 def test_the_batch_grows_with_the_devices_that_train(
@@ -35,49 +36,30 @@ def test_the_batch_grows_with_the_devices_that_train(
     assert devices.count_devices() == numDevices
 
 
-def test_precision_is_what_the_device_computes_fastest(monkeypatch):
-    for device, capability, dtype in (
+@pytest.mark.parametrize(
+    ("device", "capability", "dtype"),
+    [
         ("cuda:1", "amx_bf16", torch.float16),
         ("mps", "bf16", torch.float32),
         ("cpu", "avx512_bf16", torch.bfloat16),
         ("cpu", "amx_bf16", torch.bfloat16),
         ("cpu", "bf16", torch.bfloat16),
         ("cpu", "avx2", torch.float32),
-    ):
-        config.DEVICE = device
-        found = {"amx_bf16": False, capability: True}
-        monkeypatch.setattr(torch.cpu, "get_capabilities", Mock(return_value=found))
-        assert devices.compute_dtype() == dtype
-
-
-@pytest.mark.parametrize(
-    ("device", "threads", "expected"),
-    [
-        # before NCCL, which would take the first GPU in every process
-        ("cuda", "1", [call.set_device(1), call.init_process_group("nccl")]),
-        ("cpu", "1", [call.set_num_threads(3), call.init_process_group("gloo")]),
-        # the user's own number
-        ("cpu", "2", [call.init_process_group("gloo")]),
     ],
 )
-def test_a_process_takes_its_own_gpu_or_cpus(monkeypatch, device, threads, expected):
-    # the fourth process of all, the second on the second machine of six CPUs
-    env = {"RANK": 3, "LOCAL_RANK": 1, "WORLD_SIZE": 4, "LOCAL_WORLD_SIZE": 2}
-    for name, value in {**env, "TORCHELASTIC_RUN_ID": "a", "OMP_NUM_THREADS": threads}.items():
-        monkeypatch.setenv(name, str(value))
-    done = Mock()
-    monkeypatch.setattr(torch.cuda, "set_device", done.set_device)
-    monkeypatch.setattr(torch, "set_num_threads", done.set_num_threads)
-    monkeypatch.setattr(distributed, "init_process_group", done.init_process_group)
-    monkeypatch.setattr(joblib, "cpu_count", lambda: 6)
-    config.DEVICE = torch.device(device)
-    devices.join_processes()
-    assert done.mock_calls == expected
+def test_precision_is_what_the_device_computes_fastest(monkeypatch, device, capability, dtype):
+    # of the device that is asked about, whatever DEVICE says
+    config.DEVICE = torch.device("cuda" if device == "cpu" else "cpu")
+    found = {"amx_bf16": False, capability: True}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", Mock(return_value=found))
+    assert devices.compute_dtype(device) == dtype
+    assert devices.compute_dtype(torch.device(device)) == dtype
 
 
 KEEPING = """
 import numpy as np
-from pyimagesearch import config, devices
+from pyimagesearch import config
+from pyimagesearch.support import devices
 
 
 def get_memory():

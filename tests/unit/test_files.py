@@ -1,19 +1,18 @@
-"""Files on full, broken and simple disks, the lock of output/, and runs that are set aside."""
+"""Files on full, broken and simple disks, and the lock of a folder."""
 
 import errno
 import fcntl
 import os
-import time
-from argparse import Namespace
 from pathlib import Path
+from threading import Thread
 from unittest.mock import Mock
 
-from pyimagesearch import checkpoint, config, files
-from pyimagesearch.cli import UserError
+from pyimagesearch.support import files
+from pyimagesearch.support.errors import UserError
 
 import pytest
 from filelock import FileLock, Timeout
-from helpers import DEFAULTS, read_tree
+from helpers import read_tree
 
 
 def refuse(name):
@@ -21,16 +20,17 @@ def refuse(name):
     return Mock(side_effect=OSError(getattr(errno, name), name))
 
 
-def test_a_file_is_the_old_one_until_the_new_one_is_whole():
+def test_a_file_is_the_old_one_until_the_new_one_is_whole(monkeypatch):
     seen = []
 
-    def interrupt():
+    def interrupt(*paths):
         seen.append(read_tree())
         raise KeyboardInterrupt
 
     files.write_file("output/file.pth", b"old")
-    with pytest.raises(KeyboardInterrupt):
-        files.write_file("output/file.pth", b"new", interrupt)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, "replace", interrupt)
+        files.write_file("output/file.pth", b"new")
     # complete beside it
     assert sorted(seen[0].values()) == [b"new", b"old"]
     assert read_tree() == {"file.pth": b"old"}
@@ -39,6 +39,12 @@ def test_a_file_is_the_old_one_until_the_new_one_is_whole():
         # who has begun to read the old one reads it to its end
         assert reader.read() == b"old"
     assert read_tree() == {"file.pth": b"new"}
+
+
+def test_a_file_may_have_the_longest_name_that_the_disk_allows():
+    name = "a" * 255
+    files.write_file(name, b"new")
+    assert read_tree(".") == {name: b"new"}
 
 
 @pytest.mark.parametrize("name", ["ENOSPC", "EIO", "EDQUOT"])
@@ -58,70 +64,89 @@ def test_a_disk_that_knows_no_fsync_takes_the_file(name, monkeypatch):
     assert read_tree() == {"file.pth": b"new"}
 
 
-def test_a_second_training_in_the_same_folder_is_refused_until_the_first_ends(capsys):
-    os.mkdir("output")
-    first = FileLock("output/.lock")
+def test_a_digest_is_that_of_the_bytes():
+    for name, data in (("a", b"1"), ("again", b"1"), ("b", b"2")):
+        Path(name).write_bytes(data)
+    assert files.digest_file("a") == files.digest_file("again")
+    assert files.digest_file("a") != files.digest_file("b")
+
+
+def test_unfinished_files_are_removed_from_a_folder_and_nothing_else():
+    for name in (".a-1.partial", "notes.partial", ".partial.jpg", "below/.a-1.partial"):
+        files.write_file(f"output/{name}", b"")
+    files.remove_partials("output")
+    assert set(read_tree()) == {"notes.partial", ".partial.jpg", "below/.a-1.partial"}
+
+
+def is_free(folder):
+    """Return whether nobody holds the lock of a folder."""
+    lock = FileLock(os.path.join(folder, ".lock"))
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return False
+    lock.release()
+    return True
+
+
+def test_a_locked_folder_is_refused_with_its_path_until_it_is_free():
+    os.mkdir("folder")
+    with FileLock("folder/.lock"):
+        with pytest.raises(UserError, match=f"another one .* {Path('folder').absolute()}"):
+            files.lock_folder("folder", "another one")
+    assert files.lock_folder("folder", "another one") is True
+    assert not is_free("folder")
+
+
+def test_all_locks_of_a_script_are_released_together():
+    for folder in ("one", "two"):
+        files.lock_folder(folder, "another")
+    with files.locks:
+        assert not is_free("one")
+    assert is_free("one")
+    assert is_free("two")
+    # and can be taken again, as in a notebook
+    assert files.lock_folder("one", "another") is True
+
+
+def test_one_who_is_patient_waits_until_the_folder_is_free():
+    os.mkdir("folder")
+    first = FileLock("folder/.lock", thread_local=False)
     first.acquire()
-    with pytest.raises(UserError, match=f"{Path('output').absolute()}: another training"):
-        checkpoint.start_run(Namespace(resume=True))
+    locked = []
+
+    def wait():
+        locked.append(files.lock_folder("folder", "another", isPatient=True))
+
+    waiting = Thread(target=wait, daemon=True)
+    waiting.start()
+    waiting.join(0.3)
+    assert waiting.is_alive()
+    assert locked == []
     first.release()
-    checkpoint.start_run(Namespace(resume=False))
-    # its own lock then keeps others out
-    with pytest.raises(Timeout):
-        FileLock("output/.lock").acquire(blocking=False)
-    assert "cannot be locked" not in capsys.readouterr().out
+    waiting.join(10)
+    assert locked == [True]
 
 
 def test_the_next_user_of_a_shared_folder_can_train_in_it():
     before = os.umask(0o077)
     try:
-        files.lock_output()
+        files.lock_folder("output", "another training")
     finally:
         os.umask(before)
     assert os.stat("output/.lock").st_mode & 0o066 == 0o066
 
 
 @pytest.mark.parametrize("name", ["ENOLCK", "EOPNOTSUPP", "ENOSYS"])
+@pytest.mark.parametrize("isPatient", [False, True])
 def test_a_disk_that_knows_no_locks_is_trained_on_with_a_line_that_says_so(
-    name, monkeypatch, capsys
+    name, isPatient, monkeypatch, capsys
 ):
     monkeypatch.setattr(fcntl, "flock", refuse(name))
     for _ in range(2):
         # also after one that was killed
-        files.lock_output()
+        assert files.lock_folder("output", "another training", isPatient) is False
         (line,) = capsys.readouterr().out.splitlines()
-        assert str(Path("output").absolute()) in line
-        assert "cannot be locked" in line
-
-
-def test_the_litter_of_a_killed_training_goes_and_nothing_else():
-    config.MODEL_PATH = "models[1]/weights.pth"
-    for path in (config.CHECKPOINT_PATH, config.MODEL_PATH):
-        files.write_file(path, b"whole")
-        Path(f"{path}.123.partial").touch()
-    Path("output/notes.partial").touch()
-    files.lock_output()
-    assert set(read_tree()) == {"checkpoint.pth", "notes.partial"}
-    assert set(read_tree("models[1]")) == {"weights.pth"}
-
-
-def test_earlier_runs_are_kept_together_even_two_of_one_second(capsys):
-    config.MODEL_PATH = "models/weights.pth"
-    files.write_file("output/notes.txt", b"")
-    files.set_aside_run()
-    assert (os.listdir("output"), capsys.readouterr().out) == (["notes.txt"], "")
-    # all that config.py names as written
-    names = {name for name in DEFAULTS if name.endswith("_PATH")} - {"DATA_PATH", "BASE_PATH"}
-    paths = [getattr(config, name) for name in names]
-    for text in ("first", "second"):
-        for number, path in enumerate(paths):
-            files.write_file(path, f"{text} {path}".encode())
-            os.utime(path, (1e9 - number,) * 2)
-        files.set_aside_run()
-        (line,) = capsys.readouterr().out.splitlines()
-        (folder,) = [path for path in Path("output").iterdir() if f"{path}..." in line]
-        # after the time of its last file
-        assert folder.name.startswith(time.strftime("run-%Y-%m-%d-%H%M%S", time.localtime(1e9)))
-        expected = {os.path.basename(path): f"{text} {path}".encode() for path in paths}
-        assert read_tree(folder) == expected
-    assert len(os.listdir("output")) == len(["notes.txt", "first", "second"])
+        assert f"{Path('output').absolute()} cannot be locked" in line
+        assert "make sure another training is not there" in line
+        files.locks.close()

@@ -10,8 +10,14 @@ import zlib
 from pathlib import Path
 from unittest.mock import Mock
 
-from pyimagesearch.cli import ImageError
-from pyimagesearch.images import list_files, list_images, load_image, report_others
+from pyimagesearch.support.errors import ImageError
+from pyimagesearch.support.images import (
+    list_files,
+    list_images,
+    list_sizes,
+    load_image,
+    print_others,
+)
 
 import numpy as np
 import pytest
@@ -35,8 +41,8 @@ def test_images_of_all_endings_are_found_and_the_others_counted_but_no_hidden_fi
     write("photos/._1.jpg", "photos/a/.2.jpg", "photos/.thumbnails/1.jpg", "photos/a/.git/b/1.jpg")
     write("photos/a/._1.heic", "photos/.DS_Store")
     assert list_images("photos") == found
-    report_others("photos/a/b")
-    report_others("photos")
+    print_others("photos/a/b", list_files("photos/a/b"))
+    print_others("photos", list_files("photos"))
     (line,) = capsys.readouterr().out.splitlines()
     assert re.search("photos: 3 .heic, .*1 no ending.*; .* JPEG", line)
     # the rare ones too
@@ -58,6 +64,14 @@ def test_links_are_followed_but_in_no_circle():
     os.symlink("../pie", "photos/ribs/back")
     assert set(found) < set(list_files("photos"))
     assert len(list_files("photos")) < 10
+
+
+def test_sizes_are_listed_by_the_path_below_a_folder():
+    for path, data in (("photos/a.jpg", b"12"), ("photos/b/c.jpg", b"123")):
+        write(path)
+        Path(path).write_bytes(data)
+    expected = [("a.jpg", 2), (os.path.join("b", "c.jpg"), 3)]
+    assert list_sizes("photos", list_images("photos")) == expected
 
 
 def test_a_folder_that_cannot_be_read_is_an_error(monkeypatch):
@@ -158,7 +172,7 @@ def test_a_photograph_with_malformed_exif_is_turned_as_far_as_it_says_without_a_
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         # with its filter of what PIL warns of, which pytest takes away
-        load = runpy.run_module("pyimagesearch.images")["load_image"]
+        load = runpy.run_module("pyimagesearch.support.images")["load_image"]
         seen.clear()
         assert np.array_equal(load("a.jpg"), expected)
     assert not seen

@@ -6,12 +6,13 @@ import os
 from pathlib import Path
 from types import SimpleNamespace
 
-from pyimagesearch import config, reporting
+from pyimagesearch import config
+from pyimagesearch.support import reporting
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from helpers import draw_image
+from helpers import draw_image, read_tree, run_python
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
@@ -73,7 +74,7 @@ def assert_picture_is_whole(path, figure):
 @pytest.mark.parametrize("epochs", [1, 2, 100])
 def test_the_four_curves_are_seen_over_whole_epochs_with_their_legend(saved, epochs):
     H = {name: [offset + 1 / (e + 1) for e in range(epochs)] for offset, name in enumerate(CURVES)}
-    reporting.save_history(H)
+    reporting.plot_history(H)
     (axes,) = saved[0].axes
     assert axes.get_title() == "Training Loss and Accuracy on Dataset"
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("Epoch #", "Loss/Accuracy")
@@ -97,33 +98,96 @@ def test_the_four_curves_are_seen_over_whole_epochs_with_their_legend(saved, epo
 
 def test_a_users_own_style_of_matplotlib_spoils_no_picture():
     H = {name: [0.5, 0.4] for name in CURVES}
-    reporting.save_history(H)
+    reporting.plot_history(H)
     expected = Path(config.PLOT_PATH).read_bytes()
     # as a matplotlibrc does before the package is imported; there is no LaTeX on most machines
     plt.rcParams.update({"text.usetex": True, "figure.figsize": (1, 1), "text.parse_math": True})
     importlib.reload(reporting)
-    reporting.save_history(H)
+    reporting.plot_history(H)
     assert Path(config.PLOT_PATH).read_bytes() == expected
+
+
+NOTEBOOK = """
+import os
+import sys
+from types import ModuleType
+
+notebook = sys.modules["IPython"] = ModuleType("IPython")
+(notebook.get_ipython, notebook.version_info) = (lambda: None, (9, 0))
+
+import matplotlib
+
+matplotlib.rcParams.update({"figure.figsize": (1, 1), "font.size": 3, "text.parse_math": False})
+before = dict(matplotlib.rcParams)
+
+import train_distributed
+from pyimagesearch.support import reporting, script
+
+assert dict(matplotlib.rcParams) == before
+H = {"train_loss": [1, 2], "train_acc": [1, 2], "val_loss": [1, 2], "val_acc": [1, 2]}
+script.run(lambda: reporting.plot_history(H), advice="")
+assert dict(matplotlib.rcParams) == before
+assert matplotlib.get_backend() == "module://own_backend"
+assert os.environ["MPLBACKEND"] == "module://own_backend"
+"""
+BACKEND = """
+from matplotlib.backends.backend_agg import FigureCanvas, FigureManagerBase as FigureManager
+"""
+
+
+def test_a_notebooks_matplotlib_is_as_it_was():
+    # stands for that of IPython, which shows figures in the notebook
+    Path("own_backend.py").write_text(BACKEND)
+    env = {"MPLBACKEND": "module://own_backend"}
+    run = run_python("-c", NOTEBOOK, env=env)
+    assert run.returncode == 0, run.stderr
+    assert Path(config.PLOT_PATH).exists()
+
+
+SCRIPT = """
+from pyimagesearch.support import reporting, script
+
+import matplotlib
+
+H = {"train_loss": [1, 2], "train_acc": [1, 2], "val_loss": [1, 2], "val_acc": [1, 2]}
+script.run(lambda: reporting.plot_history(H), advice="")
+print(matplotlib.get_backend())
+"""
+
+
+def test_a_script_that_a_notebook_started_draws_without_its_backend():
+    # which is not even installed where the script runs
+    env = {"MPLBACKEND": "module://backend_of_a_notebook"}
+    run = run_python("-c", SCRIPT, env=env)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.splitlines()[-1] == "agg"
+    assert Path(config.PLOT_PATH).exists()
+
+
+def test_a_backend_of_the_users_own_stays():
+    run = run_python("-c", SCRIPT, env={"MPLBACKEND": "svg"})
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.splitlines()[-1] == "svg"
 
 
 def test_the_report_has_a_row_per_class_and_says_what_little_it_means(capsys):
     ds = make_dataset(["Bread", "Egg", "Soup"], [0] * 10 + [1] * 9 + [2])
-    reporting.save_report(ds, [(0, 0.5)] * 11 + [(1, 0.5)] * 9)
+    reporting.save_report(ds, [0] * 11 + [1] * 9, [0.5] * 20)
     report = Path(config.REPORT_PATH).read_text()
     assert report in capsys.readouterr().out
     rows = {line.split()[0]: line.split()[1:] for line in report.splitlines() if line}
     assert rows["Bread"] == ["0.91", "1.00", "0.95", "10"]
     assert rows["Soup"] == ["0.00", "0.00", "0.00", "1"]
     assert rows["accuracy"] == ["0.90", "20"]
-    assert "largest class: accuracy 0.50\n" in report
-    (few,) = [line for line in report.splitlines() if "fewer than 10" in line]
-    assert few.endswith(": Egg, Soup")
+    assert "baseline (always the largest class): accuracy 0.50\n" in report
+    assert "too few test images to judge (under 10): Egg, Soup\n" in report
 
 
 def test_the_surest_mistakes_come_first_in_the_table_and_as_pictures(saved, capsys):
     ds = make_dataset(["Bread", "Egg"], [0, 0, 0, 1, 1, 1])
     paths = [path for path, _ in ds.samples]
-    reporting.save_report(ds, [(0, 0.9), (1, 0.6), (1, 0.8), (1, 0.99), (0, 0.8), (1, 0.51234)])
+    preds = [0, 1, 1, 1, 0, 1]
+    reporting.save_report(ds, preds, [0.9, 0.6, 0.8, 0.99, 0.8, 0.51234])
     assert read_table() == [
         # those that are as sure as each other come in the order of their paths
         [paths[2], "Bread", "Egg", "0.8000"],
@@ -134,9 +198,9 @@ def test_the_surest_mistakes_come_first_in_the_table_and_as_pictures(saved, caps
         [paths[5], "Egg", "Egg", "0.5123"],
     ]
     (_, figure) = saved
-    for number, true, pred, p in ((2, *ds.classes, 0.80), (4, "Egg", "Bread", 0.80)):
+    for number, true, pred in ((2, "Bread", "Egg"), (4, "Egg", "Bread")):
         (axes,) = [axes for axes in figure.axes if f"\nalbum/{number}.png" in axes.get_title()]
-        assert axes.get_title() == f"labelled {true},\npredicted {pred} {p:.2f}\nalbum/{number}.png"
+        assert axes.get_title() == f"labelled {true},\npredicted {pred} 0.80\nalbum/{number}.png"
         # each title stands over its own picture
         expected = read_pixels(paths[number])
         assert np.array_equal(np.asarray(axes.images[0].get_array()), expected)
@@ -146,9 +210,33 @@ def test_the_surest_mistakes_come_first_in_the_table_and_as_pictures(saved, caps
 
 
 def test_where_there_is_no_mistake_a_line_says_so_and_no_picture_is_left(capsys):
-    reporting.save_report(make_dataset(["Bread", "Egg"], [0, 1]), [(0, 0.7), (1, 0.6)])
+    ds = make_dataset(["Bread", "Egg"], [0, 1])
+    # one of an earlier report, which would be taken for one of this
+    reporting.save_report(ds, [0, 0], [0.7, 0.6])
+    assert Path(config.MISTAKES_PATH).exists()
+    capsys.readouterr()
+    reporting.save_report(ds, [0, 1], [0.7, 0.6])
     assert "mistakes on the test set: 0 of 2" in capsys.readouterr().out
     assert not Path(config.MISTAKES_PATH).exists()
+
+
+def test_a_report_can_go_into_a_folder_beside_that_of_the_run():
+    ds = make_dataset(["Bread", "Egg"], [0, 1])
+    reporting.save_report(ds, [0, 0], [0.7, 0.6])
+    before = read_tree()
+    os.mkdir("elsewhere")
+    reporting.save_report(ds, [0, 0], [0.7, 0.6], "elsewhere")
+    assert read_tree("elsewhere") == before
+    reporting.save_report(ds, [0, 1], [0.7, 0.6], "elsewhere")
+    # nor is the picture of the run removed
+    assert read_tree() == before
+
+
+def test_a_mistake_that_is_nearly_sure_is_not_said_to_be_certain(saved):
+    ds = make_dataset(["Bread", "Egg"], [0, 1])
+    reporting.save_report(ds, [1, 1], [0.99949, 0.5])
+    (title,) = read_titles(saved[1])
+    assert "predicted Egg 0.99\n" in title
 
 
 def test_names_of_any_kind_cost_no_report_and_letters_without_a_font_are_named(saved, capsys):
@@ -156,7 +244,7 @@ def test_names_of_any_kind_cost_no_report_and_letters_without_a_font_are_named(s
     classes = ['egg, "fried" $\\frac{$', "ложка\n", "no text \udcff", "egg \U000f0000"]
     names = ["a, b.png", "$x^$.png", "no text \udcff.png", "d.png"]
     ds = make_dataset(classes, [0, 1, 2, 3], names)
-    reporting.save_report(ds, [(1, 0.7), (0, 0.6), (3, 0.5), (2, 0.4)])
+    reporting.save_report(ds, [1, 0, 3, 2], [0.7, 0.6, 0.5, 0.4])
     shown = [*classes[:2], "no text ?", classes[3]]
     rows = read_table()
     assert [row[1:3] for row in rows] == [[shown[i], shown[i ^ 1]] for i in range(4)]

@@ -3,8 +3,9 @@
 import os
 import random
 
-from pyimagesearch import config, sample_dataset
-from pyimagesearch.sample_dataset import DISHES, SAMPLE_SIZE, draw_dataset, draw_dish
+from pyimagesearch import config
+from pyimagesearch.support import sample_dataset
+from pyimagesearch.support.sample_dataset import DISHES, SAMPLE_SIZE, draw_dataset, draw_dish
 
 import numpy as np
 import pytest

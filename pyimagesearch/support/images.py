@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps, PngImagePlugin
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from .cli import ImageError
+from .errors import ImageError
 
 EXTENSIONS = (*IMG_EXTENSIONS, ".gif", ".jfif", ".jpe", ".avif")
 # PIL refuses a PNG with more text than this
@@ -22,8 +22,12 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 
 def is_image(path, rootDir=None):
     """Return whether path has the name of an image and no hidden part, below rootDir if given."""
-    below = os.path.relpath(path, rootDir) if rootDir else os.path.basename(path)
-    return path.lower().endswith(EXTENSIONS) and f"{os.sep}." not in os.sep + below
+    if rootDir:
+        parts = os.path.relpath(path, rootDir).split(os.sep)
+    else:
+        parts = [os.path.basename(path)]
+    isHidden = any(part.startswith(".") for part in parts)
+    return path.lower().endswith(EXTENSIONS) and not isHidden
 
 
 def list_files(rootDir, above=()):
@@ -33,11 +37,12 @@ def list_files(rootDir, above=()):
     found = []
     for name in os.listdir(rootDir):
         path = os.path.join(rootDir, name)
-        if not name.startswith("."):
-            if not os.path.isdir(path):
-                found.append(path)
-            elif os.path.realpath(path) not in above:
-                found += list_files(path, above)
+        if name.startswith("."):
+            continue
+        if not os.path.isdir(path):
+            found.append(path)
+        elif os.path.realpath(path) not in above:
+            found += list_files(path, above)
     return sorted(found)
 
 
@@ -46,13 +51,20 @@ def list_images(rootDir):
     return [path for path in list_files(rootDir) if is_image(path)]
 
 
-def report_others(rootDir):
-    """Print how many files under rootDir are not read, by their endings."""
-    others = [path for path in list_files(rootDir) if not is_image(path)]
-    kinds = Counter(os.path.splitext(path)[1].lower() or "no ending" for path in others)
-    if kinds:
-        counts = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+def print_others(rootDir, paths):
+    """Print how many of the files under rootDir, at paths, are no images, by their endings."""
+    others = Counter()
+    for path in paths:
+        if not is_image(path):
+            others[os.path.splitext(path)[1].lower() or "no ending"] += 1
+    if others:
+        counts = ", ".join(f"{count} {kind}" for kind, count in others.most_common())
         print(f"[INFO] not read in {rootDir}: {counts}; convert pictures among them to JPEG...")
+
+
+def list_sizes(rootDir, paths):
+    """Return a list of (path below rootDir, size in bytes) of the images at paths."""
+    return [(os.path.relpath(path, rootDir), os.path.getsize(path)) for path in paths]
 
 
 def load_image(path, imageSize=None):
@@ -64,20 +76,9 @@ def load_image(path, imageSize=None):
             if imageSize:
                 image.draft(None, (3 * imageSize, 3 * imageSize))
             image.load()
-            try:
-                ImageOps.exif_transpose(image, in_place=True)
-            except MemoryError:
-                raise
-            except Exception:
-                # malformed EXIF makes PIL raise nearly anything
-                pass
+            rotate_by_exif(image)
             if image.mode[0] in "IF":
-                # more than 8 bits of grey, which convert() would clip
-                pixels = np.asarray(image, np.float64)
-                tops = (1, 255) if image.mode in "IF" else ()
-                white = next((top for top in tops if pixels.max() <= top), 65535)
-                pixels = (pixels.clip(0, white) * (255 / white)).round()
-                image = Image.fromarray(pixels.astype(np.uint8))
+                image = scale_to_8_bits(image)
             if image.has_transparency_data:
                 image = image.convert("RGBA")
                 white = Image.new("RGBA", image.size, "white")
@@ -85,9 +86,40 @@ def load_image(path, imageSize=None):
             return image if image.mode == "RGB" else image.convert("RGB")
     except MemoryError:
         raise
-    # a broken file makes PIL raise nearly anything, EINVAL where it leads PIL out of the file
     except Exception as error:
-        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+        # a broken file makes PIL raise nearly anything
+        if is_disk_error(error):
             raise OSError(error.errno, error.strerror, path) from error
         advice = "replace it, or convert it to JPEG"
         raise ImageError(f"{path}: cannot be read as an image ({error}); {advice}") from error
+
+
+def rotate_by_exif(image):
+    """Rotate a PIL image as its EXIF says, unless that is malformed."""
+    try:
+        ImageOps.exif_transpose(image, in_place=True)
+    except MemoryError:
+        raise
+    except Exception:
+        # malformed EXIF makes PIL raise nearly anything
+        pass
+
+
+def is_disk_error(error):
+    """Return whether an exception is of the disk. PIL raises OSError for a broken file too: without
+    an errno, or with EINVAL where an offset in the file points outside it."""
+    return isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)
+
+
+def scale_to_8_bits(image):
+    """Return a PIL image of more than 8 bits of grey as one of 8; convert() would clip them."""
+    pixels = np.asarray(image, np.float64)
+    white = 65535
+    if image.mode in ("I", "F"):
+        # 32 bits do not say how bright white is
+        if pixels.max() <= 1:
+            white = 1
+        elif pixels.max() <= 255:
+            white = 255
+    pixels = (pixels.clip(0, white) * (255 / white)).round()
+    return Image.fromarray(pixels.astype(np.uint8))

@@ -1,0 +1,111 @@
+"""The processes that torchrun starts, which train one model together."""
+
+import hashlib
+import math
+import os
+import platform
+import sys
+from collections import defaultdict
+
+from pyimagesearch import config
+
+import joblib
+import torch
+from torch import distributed
+
+from .errors import UserError
+
+# what a batch system or MPI sets in each of several tasks of one step; the shell of a batch
+# script, in which many tasks are only allotted, is no task of a step
+NUM_TASKS = ("SLURM_STEP_NUM_TASKS", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
+
+
+def join_processes():
+    """Join the processes that torchrun started, if it did, each with a device of its own; return
+    how many they are. Rank 0 alone prints. Raises UserError where each would train alone."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        refuse_lone_tasks()
+        return 1
+    device = torch.device(config.DEVICE)
+    if device.type == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    elif os.environ.get("OMP_NUM_THREADS") == "1":
+        # torchrun sets it where the user did not; the processes of a machine share its CPUs
+        torch.set_num_threads(math.ceil(joblib.cpu_count() / get_local_world_size()))
+    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    # wait until all have joined: one that ended before would break the start of the others
+    for name in all_gather(str(device)):
+        if torch.device(name).index is not None:
+            text = f"DEVICE is {name}, but torchrun gives each process a GPU of its own"
+            advice = 'set DEVICE = "cuda" in config.py, and choose GPUs with CUDA_VISIBLE_DEVICES'
+            raise UserError(f"{text}; {advice}")
+    if get_rank() > 0:
+        sys.stdout = open(os.devnull, "w", errors="replace")
+    return get_world_size()
+
+
+def refuse_lone_tasks():
+    """Raise UserError if a batch system or MPI started several tasks, but not with torchrun."""
+    for name in NUM_TASKS:
+        count = int(os.environ.get(name, 1))
+        if count > 1:
+            alone = f"started as {count} tasks without torchrun, each of which would train alone"
+            raise UserError(f"{alone}; start one task per machine, and in it torchrun")
+
+
+def get_world_size():
+    """Return the number of processes that train one model together."""
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def get_rank():
+    """Return this process's rank; rank 0 prints and writes files."""
+    return distributed.get_rank() if distributed.is_initialized() else 0
+
+
+def get_local_world_size():
+    """Return the number of processes on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+
+def all_gather(value):
+    """Return the values that all processes gave, in the order of their ranks."""
+    values = [value] * get_world_size()
+    if distributed.is_initialized():
+        distributed.all_gather_object(values, value)
+    return values
+
+
+def call_in_rank_0(function, *args):
+    """Call function in rank 0 alone; all processes return its answer or raise its UserError."""
+    answer = None
+    error = None
+    if get_rank() == 0:
+        try:
+            answer = function(*args)
+        except UserError as caught:
+            error = caught
+    if distributed.is_initialized():
+        box = [answer, error]
+        distributed.broadcast_object_list(box)
+        (answer, error) = box
+    if error is not None:
+        raise error
+    return answer
+
+
+def digest_items(items):
+    """Return a short digest of a list of plain values."""
+    return hashlib.sha256(repr(items).encode(errors="surrogateescape")).hexdigest()[:16]
+
+
+def check_same(name, items):
+    """Raise UserError in all processes unless all of them have the same list of items in the folder
+    so named."""
+    hosts = defaultdict(set)
+    for host, count, digest in all_gather((platform.node(), len(items), digest_items(items))):
+        hosts[f"{count} images ({digest})"].add(host)
+    if len(hosts) > 1:
+        places = [f"{images} on {', '.join(sorted(names))}" for images, names in hosts.items()]
+        advice = "copy the same images to all machines"
+        raise UserError(f"{name} holds {' and '.join(places)}; {advice}")

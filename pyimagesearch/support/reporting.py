@@ -1,0 +1,238 @@
+"""Progress bars, and the report and pictures in output/."""
+
+import csv
+import io
+import math
+import os
+import re
+import sys
+import textwrap
+import warnings
+from contextlib import contextmanager, suppress
+
+from pyimagesearch import config
+
+# a script that a notebook starts has the notebook's backend, which shows nothing in another process
+# and may not be installed for it
+if "IPython" not in sys.modules and os.environ.get("MPLBACKEND", "").startswith("module://"):
+    os.environ["MPLBACKEND"] = "agg"
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib import font_manager
+from matplotlib.ticker import MaxNLocator
+from sklearn.metrics import ConfusionMatrixDisplay, classification_report
+from tqdm import tqdm
+
+from . import processes
+from .files import write_file
+from .images import load_image
+
+# pictures in one file, eight rows of four
+MAX_PICTURES = 32
+# the longer side of a photograph in such a file, in pixels
+PICTURE_SIZE = 512
+# fonts of Linux, Windows and macOS with Chinese, Japanese and Korean letters
+FONTS = ("Noto Sans CJK JP", "WenQuanYi Zen Hei", "Microsoft YaHei", "Malgun Gothic", "PingFang HK")
+# test images of a class below which its numbers say little
+FEW_IMAGES = 10
+
+
+def progress(iterable, **options):
+    """Return iterable with a progress bar on a terminal; no bar in log files or on other ranks."""
+    return tqdm(iterable, disable=processes.get_rank() > 0 or None, mininterval=1, **options)
+
+
+@contextmanager
+def own_style():
+    """Draw in matplotlib's own style, whatever a matplotlibrc or a notebook has set, within the
+    block: a dollar in a name begins no formula, and the fonts that are there are used."""
+    installed = font_manager.get_font_names()
+    fonts = ["DejaVu Sans", *(name for name in FONTS if name in installed)]
+    with plt.rc_context():
+        plt.rcdefaults()
+        plt.rcParams.update({"text.parse_math": False, "font.family": fonts})
+        yield
+
+
+def save_figure(figure, path):
+    """Write figure to path as PNG; print which letters no font has."""
+    buffer = io.BytesIO()
+    with warnings.catch_warnings(record=True, action="always") as caught:
+        figure.savefig(buffer, format="png", bbox_inches="tight")
+    texts = " ".join(str(warning.message) for warning in caught)
+    letters = sorted({chr(int(number)) for number in re.findall(r"Glyph (\d+) ", texts)})
+    if letters:
+        print(f"[INFO] no font for {''.join(letters)}: install one, such as Noto Sans CJK...")
+    write_file(path, buffer.getvalue())
+    print(f"[INFO] saved {path}...")
+
+
+@own_style()
+def plot_history(H):
+    """Save the curves of the history H, a list per name with a value per epoch, in rank 0 alone."""
+    if processes.get_rank() > 0:
+        return
+    epochs = range(1, len(H["train_loss"]) + 1)
+    # a single epoch is a point, which a line alone would not show
+    marker = "o" if len(epochs) == 1 else None
+    with plt.style.context("ggplot"):
+        (figure, axes) = plt.subplots()
+        for name, values in H.items():
+            axes.plot(epochs, values, label=name, marker=marker)
+        axes.set_title("Training Loss and Accuracy on Dataset")
+        axes.set_xlabel("Epoch #")
+        axes.set_ylabel("Loss/Accuracy")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
+        axes.legend(loc="lower left", bbox_to_anchor=(0, -0.25), ncols=len(H))
+        save_figure(figure, config.PLOT_PATH)
+
+
+def save_report(ds, preds, probs, folder=None):
+    """Print scikit-learn's classification report, and save it with the confusion matrix, a table of
+    all predictions, the surest mistakes first, and these as pictures.
+
+    ds: an ImageFolder. preds, probs: the predicted class index of each of its images and its
+    probability. folder: where to save them, if not where config.py says. Other ranks save nothing.
+    """
+    if processes.get_rank() > 0:
+        return
+    classes = [make_printable(name) for name in ds.classes]
+    report = format_report(ds.targets, preds, classes)
+    print(report)
+    write_file(place(config.REPORT_PATH, folder), report.encode())
+    plot_confusion(place(config.CONFUSION_PATH, folder), ds.targets, preds, classes)
+    rows = []
+    for (path, target), pred, prob in zip(ds.samples, preds, probs, strict=True):
+        # rounded, as several processes compute in other batches
+        rows.append((path, classes[target], classes[pred], round(prob, 4)))
+    # mistakes first, the surest first, those that are as sure as each other by their paths
+    rows.sort(key=lambda row: (row[1] == row[2], -row[3], row[0]))
+    write_predictions(place(config.PREDICTIONS_PATH, folder), rows)
+    mistakes = [row for row in rows if row[1] != row[2]]
+    print(f"[INFO] mistakes on the test set: {len(mistakes)} of {len(rows)}...")
+    plot_mistakes(place(config.MISTAKES_PATH, folder), mistakes[:MAX_PICTURES], ds.root)
+
+
+def place(path, folder):
+    """Return where to save what config.py has at path: in folder, if one is given."""
+    return os.path.join(folder, os.path.basename(path)) if folder else path
+
+
+def format_report(targets, preds, classes):
+    """Return the text of the report on class indices: the true ones and the predicted ones."""
+    labels = range(len(classes))
+    report = classification_report(
+        targets, preds, labels=labels, target_names=classes, zero_division=0
+    )
+    counts = np.bincount(targets, minlength=len(classes))
+    baseline = counts.max() / counts.sum()
+    report += f"\nbaseline (always the largest class): accuracy {baseline:.2f}\n"
+    few = [classes[label] for label in labels if counts[label] < FEW_IMAGES]
+    if few:
+        report += f"too few test images to judge (under {FEW_IMAGES}): {', '.join(few)}\n"
+    return report
+
+
+def write_predictions(path, rows):
+    """Write rows of (path, true class, predicted class, probability) to path as a table."""
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["path", "true class", "predicted class", "probability"])
+    for image, true, pred, prob in rows:
+        writer.writerow([image, true, pred, f"{prob:.4f}"])
+    write_file(path, table.getvalue().encode(errors="replace"))
+
+
+def plot_mistakes(path, rows, root):
+    """Save the photographs of rows, see write_predictions(), as pictures to path; where there are
+    none, leave no picture of an earlier report there. root: of their paths in the titles."""
+    if not rows:
+        with suppress(FileNotFoundError):
+            os.remove(path)
+        return
+    pictures = []
+    titles = []
+    for image, true, pred, prob in rows:
+        pictures.append(load_picture(image))
+        # two digits, cut off, as 1.00 would look certain
+        digits = f"{prob:.4f}"[:4]
+        name = os.path.relpath(image, root)
+        titles.append(f"labelled {true},\npredicted {pred} {digits}\n{name}")
+    plot_pictures(path, pictures, titles)
+
+
+@own_style()
+def plot_confusion(path, targets, preds, classes):
+    """Draw the confusion matrix of class indices to path, in percent of the true class."""
+    side = 2 + min(0.7 * len(classes), 40)
+    (figure, axes) = plt.subplots(figsize=(side, side))
+    ConfusionMatrixDisplay.from_predictions(
+        targets,
+        preds,
+        labels=range(len(classes)),
+        display_labels=classes,
+        normalize="true",
+        # with more classes the numbers would be too small to read
+        include_values=len(classes) <= 50,
+        values_format=".0%",
+        xticks_rotation=45,
+        cmap="Blues",
+        # pale enough for black numbers everywhere
+        im_kw={"vmin": 0, "vmax": 1.5},
+        text_kw={"color": "black"},
+        colorbar=False,
+        ax=axes,
+    )
+    plt.setp(axes.get_xticklabels(), ha="right", rotation_mode="anchor")
+    if len(classes) > 100:
+        # and the names
+        axes.set(xticks=[], yticks=[])
+    save_figure(figure, path)
+
+
+def load_picture(path):
+    """Return the photograph at path as a PIL image of at most PICTURE_SIZE pixels a side."""
+    # load_image() keeps three times as many pixels
+    picture = load_image(path, PICTURE_SIZE // 3)
+    picture.thumbnail([PICTURE_SIZE] * 2)
+    return picture
+
+
+@own_style()
+def plot_pictures(path, pictures, titles, hits=None):
+    """Save a grid of pictures, PIL images or arrays (H, W, 3), to path; show results.png where a
+    screen is there. titles: a text for each. hits: whether each prediction is right, for a green
+    title, else a red one."""
+    columns = min(4, math.ceil(math.sqrt(len(pictures))))
+    rows = math.ceil(len(pictures) / columns)
+    (figure, grid) = plt.subplots(
+        rows,
+        columns,
+        figsize=(3.5 * columns, 4 * rows),
+        layout="constrained",
+        squeeze=False,
+        # ticks, though invisible, would take half of the time
+        subplot_kw={"xticks": [], "yticks": []},
+    )
+    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
+    for axes in grid.flat:
+        axes.axis("off")
+    # the last places of the grid may stay empty
+    for number, (axes, picture) in enumerate(zip(grid.flat, pictures, strict=False)):
+        axes.imshow(picture, interpolation="bilinear")
+        lines = make_printable(titles[number]).split("\n")
+        title = "\n".join(textwrap.fill(line, 32) for line in lines)
+        colour = "black"
+        if hits:
+            colour = "green" if hits[number] else "red"
+        axes.set_title(title, fontsize=11, color=colour)
+    save_figure(figure, path)
+    # without a screen matplotlib falls back to the backend agg, which cannot show
+    if path == config.RESULTS_PATH and plt.get_backend().lower() != "agg":
+        plt.show()
+
+
+def make_printable(text):
+    """Return text with a question mark for each byte of a file name that is no character."""
+    return text.encode(errors="replace").decode()
