@@ -5,13 +5,14 @@ import math
 import os
 import platform
 import sys
+import time
 from collections import defaultdict
-
-from pyimagesearch import config
 
 import joblib
 import torch
 from torch import distributed
+
+from pyimagesearch import config
 
 from .errors import UserError
 
@@ -33,6 +34,10 @@ def join_processes():
         # torchrun sets it where the user did not; the processes of a machine share its CPUs
         torch.set_num_threads(math.ceil(joblib.cpu_count() / get_local_world_size()))
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    if hasattr(os, "register_at_fork"):
+        # a worker that is forked while a thread of gloo or NCCL hands back a result can wait for
+        # ever for a lock of Python's: seen with Python 3.11, about once in 5,000 forks
+        os.register_at_fork(before=lambda: time.sleep(0.01))
     # wait until all have joined: one that ended before would break the start of the others
     for name in all_gather(str(device)):
         if torch.device(name).index is not None:

@@ -4,16 +4,17 @@ import os
 import pickle
 import platform
 import sys
+import time
 from unittest.mock import Mock, call
-
-from pyimagesearch import config
-from pyimagesearch.support import processes
-from pyimagesearch.support.errors import UserError
 
 import joblib
 import pytest
 import torch
 from torch import distributed
+
+from pyimagesearch import config
+from pyimagesearch.support import processes
+from pyimagesearch.support.errors import UserError
 
 
 @pytest.fixture
@@ -27,8 +28,21 @@ def joined(monkeypatch):
     monkeypatch.setattr(torch.cuda, "set_device", done.set_device)
     monkeypatch.setattr(torch, "set_num_threads", done.set_num_threads)
     monkeypatch.setattr(distributed, "init_process_group", done.init_process_group)
+    monkeypatch.setattr(os, "register_at_fork", lambda before: None)
     monkeypatch.setattr(joblib, "cpu_count", lambda: 6)
     return done
+
+
+def test_a_fork_waits_until_the_threads_of_the_process_group_are_done(joined, monkeypatch):
+    hooks = []
+    monkeypatch.setattr(os, "register_at_fork", lambda before: hooks.append(before))
+    config.DEVICE = torch.device("cpu")
+    processes.join_processes()
+    (hook,) = hooks
+    start = time.monotonic()
+    hook()
+    # time.sleep() lets other threads go on
+    assert time.monotonic() - start >= 0.01
 
 
 @pytest.mark.parametrize(
