@@ -9,6 +9,9 @@ import math
 import os
 import random
 
+from torch import nn
+from torchvision import transforms
+
 from pyimagesearch import config
 from pyimagesearch.create_dataloaders import eval_transform, get_dataloader
 from pyimagesearch.food_classifier import (
@@ -19,9 +22,7 @@ from pyimagesearch.food_classifier import (
 )
 from pyimagesearch.support import devices, photographs, reporting, script, settings, weights
 from pyimagesearch.support.errors import UserError
-
-from torch import nn
-from torchvision import transforms
+from pyimagesearch.support.replicas import CoreParallel
 
 
 def main(argv=None):
@@ -57,9 +58,11 @@ def main(argv=None):
     model.load_state_dict(state)
     model = model.to(config.DEVICE)
 
-    # if there is more than one GPU, parallelize the model
+    # if there is more than one GPU, or the cores of a CPU, parallelize the model
     if numGPU > 1:
         model = nn.DataParallel(model)
+    elif numGPU == 0:
+        model = CoreParallel(model)
 
     # grab a batch of test data, another one for each seed, and predict its classes
     print(f"[INFO] seed of the test batch: {args.seed}...")

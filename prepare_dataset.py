@@ -8,6 +8,9 @@ import argparse
 import os
 import shutil
 
+from imutils import paths
+from tqdm import tqdm
+
 from pyimagesearch import config
 from pyimagesearch.support import script, settings
 from pyimagesearch.support.copies import record_copies
@@ -15,9 +18,6 @@ from pyimagesearch.support.dataset_checks import check_plan
 from pyimagesearch.support.images import EXTENSIONS
 from pyimagesearch.support.plan import plan_copies
 from pyimagesearch.support.sample_dataset import draw_dataset
-
-from imutils import paths
-from tqdm import tqdm
 
 
 def copy_images(rootDir, destiDir, plan):

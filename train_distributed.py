@@ -8,6 +8,11 @@ import argparse
 import math
 import time
 
+import torch
+from torch import nn, optim
+from torch.nn.parallel import DistributedDataParallel
+from torchvision import transforms
+
 from pyimagesearch import config
 from pyimagesearch.create_dataloaders import (
     eval_transform,
@@ -33,12 +38,8 @@ from pyimagesearch.support import (
     weights,
 )
 from pyimagesearch.support.errors import UserError
+from pyimagesearch.support.replicas import CoreParallel
 from pyimagesearch.support.reporting import progress
-
-import torch
-from torch import nn, optim
-from torch.nn.parallel import DistributedDataParallel
-from torchvision import transforms
 
 
 def main(argv=None):
@@ -91,14 +92,19 @@ def main(argv=None):
     model = FoodClassifier(baseModel, len(trainDS.classes))
     model = model.to(config.DEVICE)
 
-    # parallelize the model over several GPUs; torchrun's processes evaluate with the plain model
-    trainModel = evalModel = model
-    if worldSize > 1:
-        trainModel = DistributedDataParallel(model, gradient_as_bucket_view=True)
-    elif numGPU > 1:
+    # parallelize the model: over several GPUs, or over the cores of a CPU
+    evalModel = model
+    if numGPU > 1 and worldSize == 1:
         # it starts new threads at each step, in each of which cuDNN plans every convolution again
         print("[INFO] nn.DataParallel is slow: README.md has the command that starts torchrun...")
-        trainModel = evalModel = nn.DataParallel(model)
+        evalModel = nn.DataParallel(model)
+    elif numGPU == 0:
+        evalModel = CoreParallel(model)
+
+    # have torchrun's processes average their gradients; each evaluates images of its own
+    trainModel = evalModel
+    if worldSize > 1:
+        trainModel = DistributedDataParallel(evalModel, gradient_as_bucket_view=True)
 
     # initialize the loss function and the optimizer (fused: one pass over all parameters, not one
     # per operation)
@@ -217,8 +223,10 @@ def evaluate(model, loader, lossFunc):
 def evaluate_weights(run, numGPU, worldSize, batchSize):
     """Report on the test set as at the end of a training, with trained weights, on all devices."""
     (model, trainedOn) = load_trained(run.record["weights"])
-    if worldSize == 1 and numGPU > 1:
+    if numGPU > 1 and worldSize == 1:
         model = nn.DataParallel(model)
+    elif numGPU == 0:
+        model = CoreParallel(model)
     testTransform = eval_transform(trainedOn.imageSize, trainedOn.mean, trainedOn.std)
     (testDS, testLoader) = get_dataloader(
         config.TEST, testTransform, bs=batchSize, shuffle=False, trainedOn=trainedOn

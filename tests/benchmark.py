@@ -37,6 +37,7 @@ from pyimagesearch import config
 from pyimagesearch.create_dataloaders import eval_transform, get_dataloader
 from pyimagesearch.food_classifier import FoodClassifier, freeze_batch_norm
 from pyimagesearch.support import devices, labels, workers
+from pyimagesearch.support.replicas import CoreParallel
 
 CLASSES = labels.get_classes()
 NUM_CLASSES = len(CLASSES)
@@ -122,7 +123,10 @@ class Ours:
         devices.keep_memory()
         if dtype:
             devices.compute_dtype = lambda device: dtype
-        self.model = self.plain = FoodClassifier(baseModel, numClasses).to(config.DEVICE)
+        self.model = FoodClassifier(baseModel, numClasses).to(config.DEVICE)
+        if config.DEVICE.type == "cpu":
+            self.model = CoreParallel(self.model)
+        self.evalModel = self.model
         if wrap:
             self.model = wrap(self.model)
         torch.backends.cudnn.benchmark = search
@@ -139,7 +143,7 @@ class Ours:
         train_distributed.train_one_epoch(self.model, loader, self.lossFunc, self.opt, self.scaler)
 
     def evaluate(self, loader):
-        (_, accuracy, _, _) = train_distributed.evaluate(self.plain, loader, self.lossFunc)
+        (_, accuracy, _, _) = train_distributed.evaluate(self.evalModel, loader, self.lossFunc)
         return accuracy
 
 
@@ -271,6 +275,12 @@ def link_images(imagePaths, count, rootDir):
         (folder / f"{number}{source.suffix}").symlink_to(source)
 
 
+def keep_busy():
+    """Use one core for ever."""
+    while True:
+        pass
+
+
 def compare_speed(imagePaths, bs, images, rounds, folder):
     """Print the table of speed and memory."""
     count = 10 if isCuda else 2
@@ -281,9 +291,6 @@ def compare_speed(imagePaths, bs, images, rounds, folder):
     for name, (side, options) in {**SIDES, **(CUDA_SIDES if isCuda else {})}.items():
         (sides[name], there) = context.Pipe()
         args = (side, options, there, folder, bs, config.IMAGE_SIZE, count)
-        # as in the scripts; the process inherits it
-        os.environ.pop("OMP_WAIT_POLICY", None)
-        os.environ.update({"OMP_WAIT_POLICY": "PASSIVE"} if side is Ours else {})
         context.Process(target=serve, args=args).start()
         # so that a side that dies ends this process as well
         there.close()
@@ -301,6 +308,13 @@ def compare_speed(imagePaths, bs, images, rounds, folder):
             print(f"| peak memory: {name} | {ask(sides[name], 'peak'):.2f} GiB | |", flush=True)
         compare("training step", count * bs, *sides)
         compare("evaluation", count * bs, *both)
+        if not isCuda:
+            # another program has a core to itself
+            busy = context.Process(target=keep_busy, daemon=True)
+            busy.start()
+            compare("training step beside a busy process", count * bs, *sides)
+            compare("evaluation beside a busy process", count * bs, *both)
+            busy.kill()
         compare("loader", images, *both)
         compare("loader, half as many workers", images, *both)
         compare("training from files", images, *both)

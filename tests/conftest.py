@@ -11,14 +11,14 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 import multiprocessing
 import sys
 
-import train_distributed
-from pyimagesearch import config, food_classifier
-from pyimagesearch.support import files, script
-
 import matplotlib.pyplot as plt
 import pytest
 import torch
 from helpers import CLASSES, DEFAULTS, FLAGS, TinyNet, call, draw_class_folders
+
+import train_distributed
+from pyimagesearch import config, food_classifier
+from pyimagesearch.support import files, script
 
 torch.set_num_threads(1)
 

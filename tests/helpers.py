@@ -11,12 +11,12 @@ import sys
 import time
 from pathlib import Path
 
-from pyimagesearch import config, food_classifier
-from pyimagesearch.support import files, script, weights, workers
-
 import numpy as np
 import torch
 from PIL import Image
+
+from pyimagesearch import config, food_classifier
+from pyimagesearch.support import files, script, weights, workers
 
 PROJECT = Path(__file__).parent.parent
 SPLITS = ("training", "validation", "evaluation")

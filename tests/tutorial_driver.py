@@ -1,13 +1,13 @@
 # A training script as a reader of the tutorial would write it; test_all_three.py runs it.
 
 # import the necessary packages
-from pyimagesearch import config, create_dataloaders
-from pyimagesearch.food_classifier import FoodClassifier
-
 import torch
 from torch import nn, optim
 from torchvision import transforms
 from torchvision.models import densenet121
+
+from pyimagesearch import config, create_dataloaders
+from pyimagesearch.food_classifier import FoodClassifier
 
 trainTransform = transforms.Compose(
     [

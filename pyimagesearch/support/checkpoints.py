@@ -3,9 +3,9 @@
 import os
 import re
 
-from pyimagesearch import config
-
 import torch
+
+from pyimagesearch import config
 
 from . import weights
 from .errors import UserError

@@ -4,10 +4,10 @@ import ctypes
 import os
 import sys
 
-from pyimagesearch import config
-
 import torch
 from torch import distributed
+
+from pyimagesearch import config
 
 from . import processes
 
@@ -44,13 +44,16 @@ def compute_dtype(device):
 
 
 def keep_memory():
-    """Keep a step's memory for the next, on a CPU: faulting it in again takes 20 % of the time."""
+    """Keep a step's memory for the next, on a CPU: faulting it in again takes 10 % of the time."""
     if sys.platform == "linux" and torch.device(config.DEVICE).type == "cpu":
         libc = ctypes.CDLL("libc.so.6")
         # the numbers of malloc.h: no block gets a separate mmap, and the heap never shrinks
         M_MMAP_MAX = -4
         M_TRIM_THRESHOLD = -1
+        M_ARENA_MAX = -8
         libc.mallopt(M_MMAP_MAX, 0)
         libc.mallopt(M_TRIM_THRESHOLD, -1)
+        # one heap for all replicas' threads, as each would keep what it once used
+        libc.mallopt(M_ARENA_MAX, 1)
         # forked workers would keep what is unused, and the script would write to copies
         os.register_at_fork(before=lambda: libc.malloc_trim(0))

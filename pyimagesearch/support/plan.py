@@ -3,9 +3,9 @@
 import os
 from dataclasses import dataclass
 
-from pyimagesearch import config
-
 from tqdm.contrib.concurrent import thread_map
+
+from pyimagesearch import config
 
 from .copies import list_copies, normalize_path, read_record
 from .errors import ImageError, UserError

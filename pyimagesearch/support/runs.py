@@ -5,9 +5,9 @@ import os
 import time
 from dataclasses import dataclass
 
-from pyimagesearch import config
-
 import torch
+
+from pyimagesearch import config
 
 from . import devices, files, outputs, processes, settings, weights
 from .checkpoints import read_checkpoint

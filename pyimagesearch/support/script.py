@@ -5,9 +5,9 @@ import signal
 import sys
 from importlib import reload
 
-from pyimagesearch import config
-
 from torch import distributed
+
+from pyimagesearch import config
 
 from . import files, processes, settings
 from .errors import ImageError, UserError

@@ -5,9 +5,9 @@ import json
 import os
 import re
 
-from pyimagesearch import config
-
 import torch
+
+from pyimagesearch import config
 
 from .errors import UserError
 from .labels import normalize_name

@@ -4,10 +4,10 @@ import io
 import os
 from typing import NamedTuple
 
-from pyimagesearch import config
-
 import torch
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
+
+from pyimagesearch import config
 
 from .errors import UserError
 from .files import write_file

@@ -10,12 +10,12 @@ import io
 import os
 import signal
 
+import torch
+from helpers import CLASSES, TinyNet
+
 import train_distributed
 from pyimagesearch import config, food_classifier
 from pyimagesearch.support import files, reporting, script
-
-import torch
-from helpers import CLASSES, TinyNet
 
 (moment, passes) = os.environ["KILL_AT"].split(":")
 remaining = int(passes)

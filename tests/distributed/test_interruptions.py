@@ -4,14 +4,14 @@ import os
 import re
 import shutil
 import signal
+import threading
 import time
 from contextlib import suppress
 from multiprocessing import connection
 from pathlib import Path
 
-from pyimagesearch import config
-
 import pytest
+import torch
 from helpers import (
     FLAGS,
     Process,
@@ -21,6 +21,9 @@ from helpers import (
     read_tree,
     start_group,
 )
+
+from pyimagesearch import config
+from pyimagesearch.food_classifier import FoodClassifier
 
 # of 24 images: 5 steps an epoch, the last with 4
 FLAGS = [*FLAGS, "2", "--epochs", "4"]
@@ -247,3 +250,47 @@ def test_a_process_that_waits_for_a_frozen_one_ends_at_sigterm():
     run = first.end(1)
     assert (run.returncode, run.stderr) == (-signal.SIGTERM, "")
     second.kill()
+
+
+def use_two_threads():
+    torch.set_num_threads(2)
+
+
+def die_in_a_replica():
+    """Have the process be killed in the second epoch, in the thread of a replica."""
+    torch.set_num_threads(2)
+    forward = FoodClassifier.forward
+    calls = []
+
+    def forward_or_die(model, x):
+        calls.append(x)
+        isInThread = threading.current_thread() is not threading.main_thread()
+        if len(calls) > 40 and isInThread and torch.is_grad_enabled():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return forward(model, x)
+
+    FoodClassifier.forward = forward_or_die
+
+
+def test_a_training_killed_in_the_thread_of_a_replica_resumes_to_the_same_bits():
+    shutil.copytree("dataset", "whole/dataset")
+    Process("train_distributed.py", *FLAGS, cwd="whole", before=use_two_threads).end()
+    run = Process("train_distributed.py", *FLAGS, before=die_in_a_replica).end()
+    assert run.returncode == -signal.SIGKILL
+    assert 0 < load(config.CHECKPOINT_PATH)["epoch"] < 4
+    run = Process("train_distributed.py", "--resume", before=use_two_threads).end()
+    assert (run.returncode, run.stderr) == (0, "")
+    assert_same_run("output", "whole/output")
+
+
+def test_two_processes_of_two_replicas_each_resume_to_the_same_bits():
+    shutil.copytree("dataset", "whole/dataset")
+    flags = [*FLAGS, "--local-batch-size", "4"]
+    for folder, epochs in (("whole", ["4"]), (".", ["2", "4"])):
+        for number in epochs:
+            last = [*flags, "--epochs", number, "--resume"]
+            group = start_group(
+                2, "train_distributed.py", *last, cwd=folder, before=use_two_threads
+            )
+            assert [process.end().returncode for process in group] == [0, 0]
+    assert_same_run("output", "whole/output")

@@ -8,10 +8,6 @@ import signal
 import time
 from pathlib import Path
 
-from pyimagesearch import config, create_dataloaders, food_classifier
-from pyimagesearch.support import devices
-from train_distributed import evaluate
-
 import pytest
 import torch
 from helpers import (
@@ -29,6 +25,10 @@ from helpers import (
     torchrun_envs,
 )
 from torch import distributed
+
+from pyimagesearch import config, create_dataloaders, food_classifier
+from pyimagesearch.support import devices
+from train_distributed import evaluate
 
 FLAGS = [*FLAGS, "0", "--epochs", "1"]
 # frozen batch normalization: 24 images in batches of 6, on one device as on two

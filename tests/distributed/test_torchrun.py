@@ -6,9 +6,9 @@ import socket
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from pyimagesearch import config
-
 from helpers import FLAGS, PROJECT, assert_same_run, draw_class_folders, run_python, start_group
+
+from pyimagesearch import config
 
 FLAGS = [*FLAGS, "1", "--epochs", "2"]
 # killed in epoch 2, in one of the processes; torchrun starts them again

@@ -5,17 +5,17 @@ For test_processes.py, which runs it in one process and in several. argv[2]: fre
 
 import sys
 
+import torch
+from helpers import TinyNet
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
 from pyimagesearch import config
 from pyimagesearch.create_dataloaders import eval_transform, get_dataloader
 from pyimagesearch.food_classifier import FoodClassifier, freeze_batch_norm
 from pyimagesearch.support import devices, processes, script
 from pyimagesearch.support.weights import save_state
 from train_distributed import evaluate, train_one_epoch
-
-import torch
-from helpers import TinyNet
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 
 def main():

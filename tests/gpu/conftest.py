@@ -3,11 +3,11 @@
 import os
 from pathlib import Path
 
-from pyimagesearch import config
-
 import pytest
 import torch
 from helpers import CLASSES, draw_class_folders
+
+from pyimagesearch import config
 
 # TEST_DEVICE=cpu runs these tests on a machine without a GPU, to try the tests themselves
 DEVICE = torch.device(os.environ.get("TEST_DEVICE", "cuda"))

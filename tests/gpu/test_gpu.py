@@ -9,18 +9,18 @@ import sys
 import time
 from pathlib import Path
 
-import train_distributed
-from pyimagesearch import config
-from pyimagesearch.create_dataloaders import eval_transform, get_dataloader
-from pyimagesearch.food_classifier import FoodClassifier, freeze_batch_norm, load_classifier
-from pyimagesearch.support import devices
-
 import pytest
 import torch
 from helpers import FLAGS, PROJECT, TinyNet, call, load, run_python
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torchvision.models import densenet121
+
+import train_distributed
+from pyimagesearch import config
+from pyimagesearch.create_dataloaders import eval_transform, get_dataloader
+from pyimagesearch.food_classifier import FoodClassifier, freeze_batch_norm, load_classifier
+from pyimagesearch.support import devices
 
 FLAGS = [*FLAGS, "2"]
 DRIVER = PROJECT / "tests/gpu/train_on_gpu.py"

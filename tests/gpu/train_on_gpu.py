@@ -3,13 +3,13 @@ its processes join: over gloo, all of them share GPU 0."""
 
 import os
 
-import train_distributed
-from pyimagesearch import config, food_classifier
-from pyimagesearch.support import devices, script
-
 import torch
 from helpers import CLASSES, TinyNet
 from torch import distributed
+
+import train_distributed
+from pyimagesearch import config, food_classifier
+from pyimagesearch.support import devices, script
 
 if __name__ == "__main__":
     config.DEVICE = torch.device(os.environ["TEST_DEVICE"])

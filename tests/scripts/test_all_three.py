@@ -4,13 +4,13 @@ import os
 import re
 import shutil
 
-import distributed_inference
-from pyimagesearch import config
-from pyimagesearch.food_classifier import FoodClassifier
-
 import pytest
 from helpers import PROJECT, call, draw_food11, load, run_python
 from torchvision.models import densenet121
+
+import distributed_inference
+from pyimagesearch import config
+from pyimagesearch.food_classifier import FoodClassifier
 
 FLAGS = "--no-pretrained --image-size 64 --epochs 1 --local-batch-size 9 --num-workers 2"
 

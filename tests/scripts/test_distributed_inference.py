@@ -4,6 +4,11 @@ import os
 import re
 from pathlib import Path
 
+import numpy as np
+import pytest
+import torch
+from helpers import CLASSES, DEFAULTS, TinyNet, call, draw_class_folders, draw_image, save_weights
+
 import distributed_inference
 from pyimagesearch import config
 from pyimagesearch.create_dataloaders import eval_transform
@@ -11,11 +16,6 @@ from pyimagesearch.food_classifier import FoodClassifier, predict
 from pyimagesearch.support import devices, reporting
 from pyimagesearch.support.errors import UserError
 from pyimagesearch.support.images import load_image
-
-import numpy as np
-import pytest
-import torch
-from helpers import CLASSES, DEFAULTS, TinyNet, call, draw_class_folders, draw_image, save_weights
 
 
 def infer(*flags):

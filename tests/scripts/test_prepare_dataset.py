@@ -10,15 +10,15 @@ import unicodedata
 from pathlib import Path
 from unittest.mock import Mock
 
+import pytest
+from helpers import DEFAULTS, SPLITS, Process, call, draw_food11, draw_image, read_tree
+from PIL import Image
+
 import prepare_dataset
 from pyimagesearch import config
 from pyimagesearch.support import sample_dataset, script
 from pyimagesearch.support.dataset_checks import PROBLEMS_PATH
 from pyimagesearch.support.plan import plan_copies
-
-import pytest
-from helpers import DEFAULTS, SPLITS, Process, call, draw_food11, draw_image, read_tree
-from PIL import Image
 
 NAMES = ("pie", "ribs", "tartare")
 # in a zip from Windows

@@ -12,13 +12,6 @@ import time
 from pathlib import Path
 from unittest.mock import Mock
 
-import train_distributed
-from pyimagesearch import config
-from pyimagesearch.create_dataloaders import eval_transform, get_dataloader
-from pyimagesearch.food_classifier import FoodClassifier
-from pyimagesearch.support import devices, processes, reporting, script
-from pyimagesearch.support.errors import UserError
-
 import pytest
 import torch
 from helpers import (
@@ -37,6 +30,13 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torchvision import transforms
 from torchvision.models import densenet121
+
+import train_distributed
+from pyimagesearch import config
+from pyimagesearch.create_dataloaders import eval_transform, get_dataloader
+from pyimagesearch.food_classifier import FoodClassifier
+from pyimagesearch.support import devices, processes, reporting, script
+from pyimagesearch.support.errors import UserError
 
 PRODUCTS = "checkpoint.pth classification_report.txt confusion_matrix.png food_classifier.pth "
 PRODUCTS += "mistakes.png model_training.png predictions.csv settings.json"

@@ -4,18 +4,6 @@ import shutil
 from argparse import Namespace
 from pathlib import Path
 
-from pyimagesearch import config
-from pyimagesearch.food_classifier import FoodClassifier
-from pyimagesearch.support import checkpoints, runs
-from pyimagesearch.support.checkpoints import (
-    compare_images,
-    describe_transform,
-    read_checkpoint,
-    restore_checkpoint,
-    save_checkpoint,
-)
-from pyimagesearch.support.errors import UserError
-
 import pytest
 import torch
 from helpers import (
@@ -31,6 +19,18 @@ from helpers import (
 from torch import optim
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
+
+from pyimagesearch import config
+from pyimagesearch.food_classifier import FoodClassifier
+from pyimagesearch.support import checkpoints, runs
+from pyimagesearch.support.checkpoints import (
+    compare_images,
+    describe_transform,
+    read_checkpoint,
+    restore_checkpoint,
+    save_checkpoint,
+)
+from pyimagesearch.support.errors import UserError
 
 
 @pytest.fixture

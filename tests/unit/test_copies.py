@@ -5,6 +5,10 @@ import os
 from pathlib import Path
 from threading import Event, Thread
 
+import pytest
+from filelock import FileLock, Timeout
+from helpers import read_tree
+
 from pyimagesearch import config
 from pyimagesearch.support import files
 from pyimagesearch.support.copies import (
@@ -16,10 +20,6 @@ from pyimagesearch.support.copies import (
 )
 from pyimagesearch.support.errors import UserError
 from pyimagesearch.support.plan import Photograph, Plan
-
-import pytest
-from filelock import FileLock, Timeout
-from helpers import read_tree
 
 RECORD = Path("dataset", "copies.json")
 

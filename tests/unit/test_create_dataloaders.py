@@ -8,6 +8,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import Mock
 
+import numpy as np
+import pytest
+import torch
+from helpers import CLASSES, draw_class_folders, draw_image
+from torchvision import datasets, transforms
+
 from pyimagesearch import config
 from pyimagesearch.create_dataloaders import (
     eval_transform,
@@ -18,12 +24,6 @@ from pyimagesearch.create_dataloaders import (
 from pyimagesearch.support import processes, workers
 from pyimagesearch.support.errors import UserError
 from pyimagesearch.support.weights import TrainedOn
-
-import numpy as np
-import pytest
-import torch
-from helpers import CLASSES, draw_class_folders, draw_image
-from torchvision import datasets, transforms
 
 
 def draw(count, classes=CLASSES):

@@ -3,13 +3,13 @@
 import sys
 from unittest.mock import Mock
 
-from pyimagesearch import config
-from pyimagesearch.support import devices
-
 import pytest
 import torch
 from helpers import run_python
 from torch import distributed
+
+from pyimagesearch import config
+from pyimagesearch.support import devices
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,12 @@ from pathlib import Path
 from threading import Thread
 from unittest.mock import Mock
 
-from pyimagesearch.support import files
-from pyimagesearch.support.errors import UserError
-
 import pytest
 from filelock import FileLock, Timeout
 from helpers import read_tree
+
+from pyimagesearch.support import files
+from pyimagesearch.support.errors import UserError
 
 
 def refuse(name):

@@ -5,19 +5,6 @@ import threading
 from pathlib import Path
 from unittest.mock import Mock
 
-from pyimagesearch import config, food_classifier
-from pyimagesearch.create_dataloaders import eval_transform, get_dataloader
-from pyimagesearch.food_classifier import (
-    FoodClassifier,
-    freeze_batch_norm,
-    load_classifier,
-    load_densenet,
-    predict,
-    sync_batch_norm,
-)
-from pyimagesearch.support import devices, images, processes, weights
-from pyimagesearch.support.weights import read_weights
-
 import pytest
 import torch
 from helpers import (
@@ -32,6 +19,19 @@ from helpers import (
 from torch import distributed, nn
 from torchvision import transforms
 from torchvision.models import DenseNet121_Weights, densenet121
+
+from pyimagesearch import config, food_classifier
+from pyimagesearch.create_dataloaders import eval_transform, get_dataloader
+from pyimagesearch.food_classifier import (
+    FoodClassifier,
+    freeze_batch_norm,
+    load_classifier,
+    load_densenet,
+    predict,
+    sync_batch_norm,
+)
+from pyimagesearch.support import devices, images, processes, weights
+from pyimagesearch.support.weights import read_weights
 
 
 def test_weights_load_strictly_both_ways_with_the_class_of_the_tutorial():

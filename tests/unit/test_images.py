@@ -10,6 +10,11 @@ import zlib
 from pathlib import Path
 from unittest.mock import Mock
 
+import numpy as np
+import pytest
+from helpers import draw_image
+from PIL import Image, ImageFile, ImageOps
+
 from pyimagesearch.support.errors import ImageError
 from pyimagesearch.support.images import (
     list_files,
@@ -18,11 +23,6 @@ from pyimagesearch.support.images import (
     load_image,
     print_others,
 )
-
-import numpy as np
-import pytest
-from helpers import draw_image
-from PIL import Image, ImageFile, ImageOps
 
 
 def write(*paths):

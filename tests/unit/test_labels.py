@@ -3,12 +3,12 @@
 import os
 from unittest.mock import Mock
 
+import pytest
+
 from pyimagesearch import config
 from pyimagesearch.support import labels
 from pyimagesearch.support.labels import get_classes, index_labels, normalize_name, split_label
 from pyimagesearch.support.plan import Plan, plan_folder
-
-import pytest
 
 
 @pytest.mark.parametrize(

@@ -5,14 +5,14 @@ import shutil
 import time
 from pathlib import Path
 
+import pytest
+from filelock import FileLock, Timeout
+from helpers import DEFAULTS, read_tree
+
 from pyimagesearch import config
 from pyimagesearch.support import files, outputs
 from pyimagesearch.support.errors import UserError
 from pyimagesearch.support.outputs import is_output, make_evaluation_folder, set_aside_run
-
-import pytest
-from filelock import FileLock, Timeout
-from helpers import DEFAULTS, read_tree
 
 
 def test_all_that_config_names_as_written_is_of_a_run_its_settings_first():

@@ -3,6 +3,9 @@
 import os
 from pathlib import Path
 
+import pytest
+from helpers import CLASSES, draw_image
+
 import prepare_dataset
 from pyimagesearch import config
 from pyimagesearch.support import dataset_checks, splits
@@ -16,9 +19,6 @@ from pyimagesearch.support.plan import (
     plan_folder,
 )
 from pyimagesearch.support.splits import assign_splits, find_splits
-
-import pytest
-from helpers import CLASSES, draw_image
 
 # of what was copied before: nothing
 NO_RECORD = {"SEED": None, "copies": {}}

@@ -6,9 +6,6 @@ import os
 from pathlib import Path
 from types import SimpleNamespace
 
-from pyimagesearch import config
-from pyimagesearch.support import reporting
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -16,6 +13,9 @@ from helpers import draw_image, read_tree, run_python
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
+
+from pyimagesearch import config
+from pyimagesearch.support import reporting
 
 CURVES = ("train_loss", "train_acc", "val_loss", "val_acc")
 

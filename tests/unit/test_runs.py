@@ -7,14 +7,14 @@ import time
 from argparse import Namespace
 from pathlib import Path
 
-from pyimagesearch import config
-from pyimagesearch.support import devices, files, runs, settings
-from pyimagesearch.support.errors import UserError
-
 import pytest
 import torch
 from filelock import FileLock, Timeout
 from helpers import CLASSES, DEFAULTS, call, draw_class_folders, draw_image, read_tree
+
+from pyimagesearch import config
+from pyimagesearch.support import devices, files, runs, settings
+from pyimagesearch.support.errors import UserError
 
 
 @pytest.fixture(autouse=True)

@@ -3,14 +3,14 @@
 import os
 import random
 
-from pyimagesearch import config
-from pyimagesearch.support import sample_dataset
-from pyimagesearch.support.sample_dataset import DISHES, SAMPLE_SIZE, draw_dataset, draw_dish
-
 import numpy as np
 import pytest
 from helpers import read_tree
 from PIL import Image
+
+from pyimagesearch import config
+from pyimagesearch.support import sample_dataset
+from pyimagesearch.support.sample_dataset import DISHES, SAMPLE_SIZE, draw_dataset, draw_dish
 
 
 @pytest.fixture(autouse=True)

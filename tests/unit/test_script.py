@@ -7,13 +7,13 @@ import sys
 from types import ModuleType
 from unittest.mock import Mock
 
+import pytest
+from filelock import FileLock, Timeout
+
 from pyimagesearch import config
 from pyimagesearch.support import files, processes, script
 from pyimagesearch.support.errors import ImageError, UserError
 from pyimagesearch.support.script import get_message, run
-
-import pytest
-from filelock import FileLock, Timeout
 
 
 @pytest.fixture

@@ -4,13 +4,13 @@ import random
 import subprocess
 import sys
 
-from pyimagesearch.support.seeding import EpochSampler, hash_number, seeded
-
 import numpy as np
 import pytest
 import torch
 from helpers import PROJECT
 from torchvision import transforms
+
+from pyimagesearch.support.seeding import EpochSampler, hash_number, seeded
 
 
 def draw_numbers():

@@ -7,16 +7,16 @@ import runpy
 import sys
 from pathlib import Path
 
-from pyimagesearch import config
-from pyimagesearch.support import sample_dataset, settings
-from pyimagesearch.support.errors import UserError
-
 import joblib
 import numpy as np
 import pytest
 import torch
 from helpers import DEFAULTS, PROJECT
 from torchvision.models import DenseNet121_Weights
+
+from pyimagesearch import config
+from pyimagesearch.support import sample_dataset, settings
+from pyimagesearch.support.errors import UserError
 
 
 def run_config():
@@ -57,17 +57,6 @@ def test_config_fits_the_machine(monkeypatch, platform, device, numCPUs, batchSi
     found = run_config()
     assert found["DEVICE"] == torch.device(device)
     assert (found["LOCAL_BATCH_SIZE"], found["NUM_WORKERS"]) == (batchSize, numWorkers)
-
-
-@pytest.mark.parametrize("given", [None, "ACTIVE"])
-def test_threads_sleep_while_they_wait_unless_the_user_wants_otherwise(monkeypatch, given):
-    before = {"MPLBACKEND": "module://matplotlib_inline"}
-    if given:
-        before["OMP_WAIT_POLICY"] = given
-    monkeypatch.setattr(os, "environ", dict(before))
-    runpy.run_path(str(PROJECT / "pyimagesearch/__init__.py"))
-    # and nothing else changes
-    assert os.environ == before | {"OMP_WAIT_POLICY": given or "PASSIVE"}
 
 
 def parse(*flags):

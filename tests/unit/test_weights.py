@@ -2,15 +2,15 @@
 
 from pathlib import Path
 
-from pyimagesearch import config
-from pyimagesearch.food_classifier import FoodClassifier
-from pyimagesearch.support.errors import UserError
-from pyimagesearch.support.weights import TrainedOn, describe_training, read_weights, save_weights
-
 import pytest
 import torch
 from helpers import CLASSES, DEFAULTS, Evil, TinyNet, assert_same, load
 from helpers import save_weights as save_own_weights
+
+from pyimagesearch import config
+from pyimagesearch.food_classifier import FoodClassifier
+from pyimagesearch.support.errors import UserError
+from pyimagesearch.support.weights import TrainedOn, describe_training, read_weights, save_weights
 
 
 def test_a_weights_file_says_what_it_was_trained_on():

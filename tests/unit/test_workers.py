@@ -5,11 +5,11 @@ import os
 from pathlib import Path
 from unittest.mock import Mock
 
-from pyimagesearch import config
-from pyimagesearch.support import workers
-
 import pytest
 from helpers import draw_class_folders, run_python
+
+from pyimagesearch import config
+from pyimagesearch.support import workers
 
 
 @pytest.mark.parametrize(

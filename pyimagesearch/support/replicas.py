@@ -1,0 +1,106 @@
+"""Data parallelism over the cores of a CPU, in threads of one process."""
+
+import copy
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from torch import nn
+
+# more replicas would add up gradients for longer than they save, with few images in each
+MAX_REPLICAS = 8
+
+
+class CoreParallel(nn.Module):
+    """What nn.DataParallel is for several GPUs, for the cores of a CPU.
+
+    Each replica computes a part of the batch in a thread of its own, forward and backward. One
+    process whose threads share each operation waits at thousands of barriers a step; replicas wait
+    once. All share the parameters of the module; their gradients are added in a fixed order.
+    Batch normalization that trains uses the statistics of each part, and the module keeps those of
+    the first, as under nn.DataParallel.
+    """
+
+    def __init__(self, module):
+        """module: a network on the CPU, which stays the one that is trained and saved."""
+        super().__init__()
+        self.module = module
+        numThreads = torch.get_num_threads()
+        numReplicas = min(numThreads, MAX_REPLICAS)
+        # a tuple, as these are no modules of their own to optimizers and state dicts
+        copies = [share_parameters(module) for _ in range(numReplicas - 1)]
+        self.replicas = (module, *copies)
+        self.pool = ThreadPoolExecutor(
+            numReplicas,
+            initializer=torch.set_num_threads,
+            initargs=(numThreads // numReplicas,),
+        )
+
+    def train(self, mode=True):
+        """Set the mode of all replicas, which have the module's statistics from then on."""
+        super().train(mode)
+        for replica in self.replicas[1:]:
+            replica.train(mode)
+            for buffer, original in zip(replica.buffers(), self.module.buffers(), strict=True):
+                buffer.copy_(original)
+        return self
+
+    def forward(self, x):
+        """Return the module's output for a batch x, whose first dimension is shared out."""
+        if len(self.replicas) == 1:
+            return self.module(x)
+        parts = x.chunk(len(self.replicas))
+        if torch.is_grad_enabled():
+            params = [p for p in self.module.parameters() if p.requires_grad]
+            return RunReplicas.apply(self, parts, *params)
+        isInference = torch.is_inference_mode_enabled()
+
+        def run(part):
+            # which is the business of each thread
+            with torch.no_grad(), torch.inference_mode(isInference):
+                return self.module(part)
+
+        return torch.cat(list(self.pool.map(run, parts)))
+
+
+def share_parameters(module):
+    """Return a copy of a module whose parameters are those of the module itself."""
+    replica = copy.deepcopy(module)
+    for name, param in module.named_parameters():
+        (path, _, leaf) = name.rpartition(".")
+        shared = nn.Parameter(param.detach(), requires_grad=param.requires_grad)
+        setattr(replica.get_submodule(path), leaf, shared)
+    return replica
+
+
+class RunReplicas(torch.autograd.Function):
+    """The forward and backward pass of all replicas, as one operation on the parameters."""
+
+    @staticmethod
+    def forward(ctx, owner, parts, *params):
+        """Return the outputs of all parts, joined; keep their graphs for the backward pass."""
+
+        def run(replica, part):
+            with torch.enable_grad():
+                return replica(part)
+
+        ctx.owner = owner
+        ctx.outputs = list(owner.pool.map(run, owner.replicas, parts))
+        return torch.cat([output.detach() for output in ctx.outputs])
+
+    @staticmethod
+    def backward(ctx, grad):
+        """Return the gradients of the parameters, the sums of those of all replicas."""
+
+        def run(replica, output, part):
+            params = [p for p in replica.parameters() if p.requires_grad]
+            return torch.autograd.grad(output, params, part)
+
+        parts = grad.split([len(output) for output in ctx.outputs])
+        results = list(ctx.owner.pool.map(run, ctx.owner.replicas, ctx.outputs, parts))
+        # the graphs, which hold most of the memory
+        ctx.outputs = None
+        totals = list(results[0])
+        for grads in results[1:]:
+            for total, other in zip(totals, grads, strict=True):
+                total.add_(other)
+        return (None, None, *totals)

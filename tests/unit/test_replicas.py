@@ -1,0 +1,156 @@
+"""Replicas on the cores of a CPU: the same answers and gradients as the network itself."""
+
+import copy
+import threading
+
+import pytest
+import torch
+from helpers import TinyNet
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from pyimagesearch.food_classifier import FoodClassifier, freeze_batch_norm
+from pyimagesearch.support import devices
+from pyimagesearch.support.replicas import CoreParallel
+
+get_num_threads = torch.get_num_threads
+
+
+@pytest.fixture(autouse=True)
+def threads(monkeypatch):
+    """Have three replicas of a thread each, and compute in fp32, where sums differ least.
+
+    The tests' own process keeps to one thread: OpenMP's would be missing in the processes that
+    other tests fork from it, which then wait for them."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    monkeypatch.setattr(devices, "compute_dtype", lambda device: torch.float32)
+
+
+def build_model(isFrozen=True):
+    """Return a small classifier with statistics of its own."""
+    baseModel = TinyNet()
+    nn.init.uniform_(baseModel.norm.running_mean)
+    if isFrozen:
+        freeze_batch_norm(baseModel)
+    return FoodClassifier(baseModel, 4)
+
+
+def make_batch(size):
+    generator = torch.Generator().manual_seed(size)
+    return torch.randn(size, 3, 12, 12, generator=generator), torch.arange(size) % 4
+
+
+def train_step(model, opt, size=7):
+    """Take a step; return the loss."""
+    (x, y) = make_batch(size)
+    loss = cross_entropy(model(x), y)
+    loss.backward()
+    opt.step()
+    opt.zero_grad()
+    return loss.detach()
+
+
+def test_there_is_a_replica_for_each_thread_and_the_parameters_are_the_modules_alone(monkeypatch):
+    model = build_model()
+    parallel = CoreParallel(model)
+    assert len(parallel.replicas) == 3
+    assert [id(p) for p in parallel.parameters()] == [id(p) for p in model.parameters()]
+    assert list(parallel.state_dict()) == [f"module.{name}" for name in model.state_dict()]
+    # many cores share the threads of few replicas
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 20)
+    many = CoreParallel(model)
+    assert len(many.replicas) == 8
+    x = torch.zeros(1, 3, 12, 12)
+    assert many.eval()(x).shape == (1, 4)
+
+
+# even, uneven, fewer than replicas, one
+@pytest.mark.parametrize("size", [6, 7, 2, 1])
+def test_outputs_and_gradients_are_those_of_the_module(size):
+    model = build_model().train()
+    twin = copy.deepcopy(model)
+    parallel = CoreParallel(twin).train()
+    (x, y) = make_batch(size)
+    logits = []
+    for network in (model, parallel):
+        logits.append(network(x))
+        cross_entropy(logits[-1], y).backward()
+    torch.testing.assert_close(logits[1], logits[0])
+    for param, other in zip(model.parameters(), twin.parameters(), strict=True):
+        if param.requires_grad:
+            torch.testing.assert_close(other.grad, param.grad)
+        else:
+            assert other.grad is None
+    # evaluation too, of which autograd keeps nothing
+    for context in (torch.inference_mode, torch.no_grad):
+        with context():
+            answer = parallel.eval()(x)
+            torch.testing.assert_close(answer, model.eval()(x))
+        assert not answer.requires_grad
+
+
+def test_the_parts_are_computed_in_threads_that_stay():
+    parallel = CoreParallel(build_model()).eval()
+    seen = []
+    barrier = threading.Barrier(3, timeout=20)
+
+    def note(*_):
+        # waits for the others, which are therefore at work at the same time
+        barrier.wait()
+        seen.append((threading.get_ident(), get_num_threads()))
+
+    parallel.module.baseModel.register_forward_hook(note)
+    for _ in range(2):
+        with torch.inference_mode():
+            parallel(make_batch(6)[0])
+    assert len(seen) == 6
+    assert len(set(seen)) == 3
+    assert {numThreads for _, numThreads in seen} == {1}
+
+
+def test_training_repeats_bit_for_bit_and_is_that_of_the_module():
+    found = []
+    for wrap in (CoreParallel, CoreParallel, lambda model: model):
+        torch.manual_seed(0)
+        model = build_model()
+        opt = torch.optim.Adam(model.parameters(), lr=0.01, fused=True)
+        network = wrap(model).train()
+        losses = torch.stack([train_step(network, opt) for _ in range(5)])
+        found.append((losses, model.state_dict()))
+    ((losses, state), (again, stateAgain), (expected, stateExpected)) = found
+    assert torch.equal(losses, again)
+    torch.testing.assert_close(losses, expected)
+    for name, tensor in state.items():
+        assert torch.equal(tensor, stateAgain[name])
+        torch.testing.assert_close(tensor, stateExpected[name], rtol=1e-3, atol=1e-4)
+
+
+def test_weights_and_statistics_that_are_loaded_later_are_those_of_all_replicas():
+    (model, other) = (build_model(), build_model())
+    parallel = CoreParallel(model)
+    model.load_state_dict(other.state_dict())
+    (x, y) = make_batch(6)
+    torch.testing.assert_close(parallel.train()(x), other.train()(x))
+
+
+def test_batch_norm_that_trains_keeps_the_statistics_of_the_first_part():
+    model = build_model(isFrozen=False)
+    twin = copy.deepcopy(model)
+    (x, _) = make_batch(6)
+    parallel = CoreParallel(model).train()
+    for _ in range(2):
+        parallel(x)
+        twin.train()(x[:2])
+    for name, tensor in twin.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], tensor)
+    torch.testing.assert_close(parallel.eval()(x), twin.eval()(x))
+
+
+@pytest.mark.parametrize("isTraining", [True, False])
+def test_an_error_in_a_replica_is_one_of_the_whole(isTraining):
+    parallel = CoreParallel(build_model()).train(isTraining)
+    (x, _) = make_batch(6)
+    with torch.set_grad_enabled(isTraining), pytest.raises(RuntimeError, match="channels"):
+        parallel(x[:, :2])
+    # and the next batch is computed
+    assert parallel(x).shape == (6, 4)
