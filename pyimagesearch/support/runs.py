@@ -1,4 +1,4 @@
-"""A run in output/: which settings it has, and what an earlier run left there."""
+"""A run: whether it is new, continued or an evaluation, and which settings it has."""
 
 import json
 import os
@@ -139,7 +139,8 @@ def continue_record(now, flags):
     refuse_changes(record, now, flags, edited)
     for name in edited:
         if may_change(name):
-            before[name] = now[name]
+            # None for a path of the user's own that is gone
+            before[name] = now.get(name)
             # a new line in config.py counts more than the flag of an earlier start
             record["flags"].pop(name, None)
     record["flags"].update(flags)

@@ -267,6 +267,14 @@ def test_a_constant_of_the_users_own_that_came_or_went_is_refused(monkeypatch):
     assert "DROPOUT is 0.1 in the run in output/ and None now" in read_refusal()
 
 
+def test_a_path_of_the_users_own_may_come_and_go(monkeypatch):
+    monkeypatch.setattr(config, "NOTES_PATH", "notes.txt", raising=False)
+    start()
+    monkeypatch.delattr(config, "NOTES_PATH")
+    start(resume=True)
+    assert read_record()["config"]["NOTES_PATH"] is None
+
+
 def test_the_same_value_by_another_way_is_no_other():
     found = start(LR=0.01, SEED=7)
     # what was a flag is now a line of config.py
