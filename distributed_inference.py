@@ -9,20 +9,20 @@ import math
 import os
 import random
 
-from torch import nn
 from torchvision import transforms
 
 from pyimagesearch import config
 from pyimagesearch.create_dataloaders import eval_transform, get_dataloader
 from pyimagesearch.food_classifier import (
     FoodClassifier,
+    Normalize,
     load_classifier,
     load_densenet,
     predict,
 )
 from pyimagesearch.support import devices, photographs, reporting, script, settings, weights
 from pyimagesearch.support.errors import UserError
-from pyimagesearch.support.replicas import CoreParallel
+from pyimagesearch.support.replicas import CoreParallel, DataParallel
 
 
 def main(argv=None):
@@ -42,8 +42,10 @@ def main(argv=None):
     # read the trained weights, which know their classes, image size and normalization
     (state, trainedOn) = weights.read_weights(args.weights)
 
-    # define the preprocessing, and calculate the inverse mean and deviation, which undo it
-    testTransform = eval_transform(trainedOn.imageSize, trainedOn.mean, trainedOn.std)
+    # define the preprocessing and the normalization, and calculate the inverse mean and deviation,
+    # which undo it
+    testTransform = eval_transform(trainedOn.imageSize)
+    normalize = Normalize(trainedOn.mean, trainedOn.std)
     invMean = [-m / s for (m, s) in zip(trainedOn.mean, trainedOn.std, strict=True)]
     invStd = [1 / s for s in trainedOn.std]
     deNormalize = transforms.Normalize(mean=invMean, std=invStd)
@@ -54,13 +56,13 @@ def main(argv=None):
     )
 
     # load up the DenseNet121 model, and initialize our food classifier with the trained state
-    model = FoodClassifier(load_densenet(pretrained=False), len(trainedOn.classes))
+    model = FoodClassifier(load_densenet(pretrained=False), len(trainedOn.classes), trainedOn)
     model.load_state_dict(state)
     model = model.to(config.DEVICE)
 
     # if there is more than one GPU, or the cores of a CPU, parallelize the model
     if numGPU > 1:
-        model = nn.DataParallel(model)
+        model = DataParallel(model)
     elif numGPU == 0:
         model = CoreParallel(model)
 
@@ -68,6 +70,7 @@ def main(argv=None):
     print(f"[INFO] seed of the test batch: {args.seed}...")
     testLoader.sampler.set_epoch(args.seed)
     (images, labels) = next(iter(testLoader))
+    images = normalize(images)
     (probs, preds) = predict(model, images).max(1)
 
     # loop over the batch

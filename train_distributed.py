@@ -38,7 +38,7 @@ from pyimagesearch.support import (
     weights,
 )
 from pyimagesearch.support.errors import UserError
-from pyimagesearch.support.replicas import CoreParallel
+from pyimagesearch.support.replicas import CoreParallel, DataParallel
 from pyimagesearch.support.reporting import progress
 
 
@@ -63,17 +63,17 @@ def main(argv=None):
         evaluate_weights(run, numGPU, worldSize, batchSize)
         return
 
-    # define the augmentation of the training images, and the preprocessing of all others
+    # define the augmentation of the training images, and the preprocessing of all others; both end
+    # with bytes, which the network normalizes on the device
     trainTransform = transforms.Compose(
         [
             transforms.RandomResizedCrop(config.IMAGE_SIZE),
             transforms.RandomHorizontalFlip(),
             transforms.RandomRotation(90),
-            transforms.ToTensor(),
-            transforms.Normalize(mean=config.MEAN, std=config.STD),
+            transforms.PILToTensor(),
         ]
     )
-    testTransform = eval_transform(config.IMAGE_SIZE, config.MEAN, config.STD)
+    testTransform = eval_transform(config.IMAGE_SIZE)
 
     # create the data loaders
     (trainDS, trainLoader) = get_dataloader(config.TRAIN, trainTransform, bs=batchSize)
@@ -88,16 +88,16 @@ def main(argv=None):
     if config.FREEZE_BATCH_NORM:
         freeze_batch_norm(baseModel)
 
-    # initialize our food classifier and move it to the device
+    # initialize our food classifier, which normalizes its input, and move it to the device
     model = FoodClassifier(baseModel, len(trainDS.classes))
     model = model.to(config.DEVICE)
 
-    # parallelize the model: over several GPUs, or over the cores of a CPU
+    # parallelize the model: over several GPUs (nn.DataParallel with threads that stay), or over the
+    # cores of a CPU
     evalModel = model
     if numGPU > 1 and worldSize == 1:
-        # it starts new threads at each step, in each of which cuDNN plans every convolution again
-        print("[INFO] nn.DataParallel is slow: README.md has the command that starts torchrun...")
-        evalModel = nn.DataParallel(model)
+        print("[INFO] torchrun is faster on several GPUs: README.md has the command...")
+        evalModel = DataParallel(model)
     elif numGPU == 0:
         evalModel = CoreParallel(model)
 
@@ -134,7 +134,10 @@ def main(argv=None):
         (trainLoss, trainAcc) = train_one_epoch(trainModel, trainLoader, lossFunc, opt, scaler)
         (valLoss, valAcc, _, _) = evaluate(evalModel, valLoader, lossFunc)
         if not math.isfinite(valLoss):
-            raise UserError("training diverged: validation loss not finite; use a lower --lr")
+            raise UserError(
+                "training diverged: the validation loss is not finite; use a lower --lr or, on a"
+                ' GTX 16 card, PRECISION = "float32" in config.py'
+            )
 
         # update our learning rate and the training history
         rate = opt.param_groups[0]["lr"]
@@ -224,10 +227,10 @@ def evaluate_weights(run, numGPU, worldSize, batchSize):
     """Report on the test set as at the end of a training, with trained weights, on all devices."""
     (model, trainedOn) = load_trained(run.record["weights"])
     if numGPU > 1 and worldSize == 1:
-        model = nn.DataParallel(model)
+        model = DataParallel(model)
     elif numGPU == 0:
         model = CoreParallel(model)
-    testTransform = eval_transform(trainedOn.imageSize, trainedOn.mean, trainedOn.std)
+    testTransform = eval_transform(trainedOn.imageSize)
     (testDS, testLoader) = get_dataloader(
         config.TEST, testTransform, bs=batchSize, shuffle=False, trainedOn=trainedOn
     )

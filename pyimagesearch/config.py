@@ -55,6 +55,10 @@ PRED_BATCH_SIZE = 4
 EPOCHS = 20
 # learning rate, multiplied by the number of devices
 LR = 0.0001
+# numbers that the heavy layers compute with: "auto" is the fastest on each device, 16 bits on a GPU
+# and on a CPU that has bf16 instructions. Else a dtype's name: "float32" on cards whose 16 bits are
+# wrong, GTX 16 among them, which end with a loss that is not finite at any rate
+PRECISION = "auto"
 # seed of the random weights, of the split of plain class folders, of the order of the images and
 # of their augmentation
 SEED = 42

@@ -17,16 +17,15 @@ from .support.seeding import EpochSampler, seeded
 from .support.weights import describe_training
 
 
-def eval_transform(imageSize, mean, std):
-    """Return the preprocessing of all but training images: PIL image to float (3, H, W).
+def eval_transform(imageSize):
+    """Return the preprocessing of all but training images: PIL image to uint8 (3, H, W).
 
-    imageSize: side of the output in pixels. mean, std: per RGB channel, on a scale from 0 to 1.
+    imageSize: side of the output in pixels. The network itself normalizes, see Normalize.
     """
     return transforms.Compose(
         [
             transforms.Resize((imageSize, imageSize)),
-            transforms.ToTensor(),
-            transforms.Normalize(mean=mean, std=std),
+            transforms.PILToTensor(),
         ]
     )
 
@@ -34,10 +33,11 @@ def eval_transform(imageSize, mean, std):
 def get_dataloader(rootDir, transforms, bs, shuffle=True, trainedOn=None, numWorkers=None):
     """Return (dataset, loader) over the class folders of rootDir.
 
-    The dataset is a torchvision ImageFolder; the loader yields float images (N, 3, H, W) and int64
-    class indices (N,). transforms: callable from a PIL image to a tensor (3, H, W). bs: images per
-    batch of all processes together. shuffle: in an order and with an augmentation that depend on
-    SEED, epoch and image alone, another one in each pass; else in the order of the paths.
+    The dataset is a torchvision ImageFolder; the loader yields images (N, 3, H, W), as transforms
+    make them, and int64 class indices (N,). transforms: callable from a PIL image to a tensor
+    (3, H, W), uint8 or normalized float. bs: images per batch of all processes together. shuffle:
+    in an order and with an augmentation that depend on SEED, epoch and image alone, another one in
+    each pass; else in the order of the paths.
     trainedOn: what the network was trained on, if not on what config.py says; see read_weights().
     numWorkers: processes that load images (default: NUM_WORKERS, shared by the processes of a
     machine). Raises UserError if the class folders are not those of the network, or if the images

@@ -12,15 +12,23 @@ from . import config
 from .create_dataloaders import eval_transform
 from .support import devices, processes
 from .support.images import load_image
-from .support.weights import read_weights
+from .support.weights import describe_training, read_weights
 
 
 class FoodClassifier(nn.Module):
-    """A base network with a linear classifier on top."""
+    """A base network with a linear classifier on top, behind the normalization of its input."""
 
-    def __init__(self, baseModel, numClasses):
-        """Take over baseModel, a network whose last layer is a Linear named classifier."""
+    def __init__(self, baseModel, numClasses, trainedOn=None):
+        """Take over baseModel, a network whose last layer is a Linear named classifier.
+
+        trainedOn: what it was trained on, if not on what config.py says; see read_weights().
+        """
         super().__init__()
+        if trainedOn is None:
+            trainedOn = describe_training()
+        # "auto" or the name of a dtype
+        self.precision = config.PRECISION
+        self.normalize = Normalize(trainedOn.mean, trainedOn.std)
         # initialize the base model and the classification layer
         self.baseModel = baseModel
         self.classifier = nn.Linear(baseModel.classifier.in_features, numClasses)
@@ -33,19 +41,40 @@ class FoodClassifier(nn.Module):
 
     @property
     def dtype(self):
-        """The dtype of the heavy layers, which follows from the device that the network is on."""
-        return devices.compute_dtype(self.classifier.weight.device)
+        """The dtype of the heavy layers, which may follow from the device of the network."""
+        return devices.compute_dtype(self.classifier.weight.device, self.precision)
 
     def forward(self, x):
-        """Return float32 logits (N, numClasses) of float images x (N, 3, H, W), normalized."""
+        """Return float32 logits (N, numClasses) of images x (N, 3, H, W): uint8 as a loader yields
+        them, or float that is normalized already."""
         if x.device.type != "mps":
             x = x.to(memory_format=torch.channels_last)
+        x = self.normalize(x)
         # the heavy layers compute in 16 bits where the device is faster so; inside forward, as
         # each replica of nn.DataParallel has a thread of its own
         with torch.autocast(x.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
             features = self.baseModel(x)
             logits = self.classifier(features)
         return logits.float()
+
+
+class Normalize(nn.Module):
+    """The first step of the network: it makes normalized floats of bytes on the device, as bytes
+    are a quarter of what has to be sent there."""
+
+    def __init__(self, mean, std):
+        """mean, std: per RGB channel, on a scale from 0 to 1."""
+        super().__init__()
+        # not in the state dict, which has the tutorial's names: save_weights() adds its metadata
+        self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
+
+    def forward(self, x):
+        """Return images x (N, 3, H, W) as ToTensor() and Normalize() would; float ones as they
+        are."""
+        if x.dtype != torch.uint8:
+            return x
+        return (x / 255 - self.mean) / self.std
 
 
 def load_densenet(pretrained):
@@ -104,7 +133,7 @@ def sync_batch_norm(model):
         return
     for module in model.modules():
         # a frozen one is never in training mode
-        if module.training:
+        if isinstance(module, nn.BatchNorm2d) and module.training:
             for buffer in module.buffers(recurse=False):
                 distributed.broadcast(buffer, src=0)
 
@@ -113,23 +142,27 @@ def load_trained(path):
     """Return (model, TrainedOn) of the weights file at path: a FoodClassifier on DEVICE, in
     evaluation mode, and what it was trained on."""
     (state, trainedOn) = read_weights(path)
-    model = FoodClassifier(load_densenet(pretrained=False), len(trainedOn.classes))
+    model = FoodClassifier(load_densenet(pretrained=False), len(trainedOn.classes), trainedOn)
     model.load_state_dict(state)
     return model.to(config.DEVICE).eval(), trainedOn
 
 
-def load_classifier(path):
+def load_classifier(path, precision=None):
     """Return (model, classes, transform) of the weights file at path.
 
     model: a FoodClassifier in evaluation mode, on DEVICE. classes: the class names in the order of
-    its logits. transform: from the path of a photograph to the model's input, float (3, H, W). All
-    follow from the file alone; what it does not say, see read_weights(), is taken from config.py.
+    its logits. transform: from the path of a photograph to the model's input, uint8 (3, H, W),
+    which the model normalizes. All follow from the file alone; what it does not say, see
+    read_weights(), is taken from config.py. precision: as PRECISION in config.py, its default;
+    "float32" for other programs that know no 16 bits.
     """
     (model, trainedOn) = load_trained(path)
+    if precision is not None:
+        model.precision = precision
     steps = [
         # a large JPEG is decoded at a reduced scale, as in training
         partial(load_image, imageSize=trainedOn.imageSize),
-        eval_transform(trainedOn.imageSize, trainedOn.mean, trainedOn.std),
+        eval_transform(trainedOn.imageSize),
     ]
     return model, trainedOn.classes, transforms.Compose(steps)
 

@@ -34,50 +34,66 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import train_distributed
 from pyimagesearch import config
-from pyimagesearch.create_dataloaders import eval_transform, get_dataloader
+from pyimagesearch.create_dataloaders import get_dataloader
 from pyimagesearch.food_classifier import FoodClassifier, freeze_batch_norm
 from pyimagesearch.support import devices, labels, workers
-from pyimagesearch.support.replicas import CoreParallel
+from pyimagesearch.support.replicas import CoreParallel, DataParallel
 
 CLASSES = labels.get_classes()
 NUM_CLASSES = len(CLASSES)
 isCuda = config.DEVICE.type == "cuda"
 
 
-def train_transform():
-    """Return the training transform of train_distributed.py."""
-    return transforms.Compose(
-        [
-            transforms.RandomResizedCrop(config.IMAGE_SIZE),
-            transforms.RandomHorizontalFlip(),
-            transforms.RandomRotation(90),
-            transforms.ToTensor(),
-            transforms.Normalize(mean=config.MEAN, std=config.STD),
-        ]
-    )
+def augmentation():
+    """Return the steps of train_distributed.py's augmentation, on a PIL image."""
+    return [
+        transforms.RandomResizedCrop(config.IMAGE_SIZE),
+        transforms.RandomHorizontalFlip(),
+        transforms.RandomRotation(90),
+    ]
 
 
-def test_transform():
-    """Return the test transform of train_distributed.py."""
-    return eval_transform(config.IMAGE_SIZE, config.MEAN, config.STD)
+def resizing():
+    """Return the steps of its preprocessing of all other images."""
+    return [transforms.Resize((config.IMAGE_SIZE, config.IMAGE_SIZE))]
+
+
+def image_shape(bs):
+    """Return the shape of a batch of so many images."""
+    return (bs, 3, config.IMAGE_SIZE, config.IMAGE_SIZE)
+
+
+def freeze_as_the_tutorial(baseModel):
+    """Freeze what the tutorial's loop freezes: it pairs modules with parameters, of which there are
+    not as many, so that 65 of batch normalization's 242 tensors are among the 101 of 364."""
+    for module, param in zip(baseModel.modules(), baseModel.parameters(), strict=False):
+        if isinstance(module, nn.BatchNorm2d):
+            param.requires_grad = False
 
 
 class Recipe:
     """The tutorial's way on one device: fp32 on a CPU, fp16 autocast on CUDA, plain memory format,
-    unpinned loading, a .item() at each step, batch normalization that trains. foreach: False for
-    the Adam of 2021, None for today's default."""
+    unpinned loading, a .item() at each step, and its own freezing. foreach: False for the Adam of
+    2021, None for today's default."""
 
     def __init__(self, numClasses=NUM_CLASSES, lr=1e-4, foreach=False):
-        self.model = FoodClassifier(densenet121(weights=None), numClasses)
+        baseModel = densenet121(weights=None)
+        freeze_as_the_tutorial(baseModel)
+        self.model = FoodClassifier(baseModel, numClasses)
         self.model.forward = lambda x: self.model.classifier(self.model.baseModel(x))
         self.model.to(config.DEVICE, memory_format=torch.contiguous_format)
         self.lossFunc = nn.CrossEntropyLoss()
         self.opt = optim.Adam(self.model.parameters(), lr=lr, foreach=foreach)
         self.scaler = torch.amp.GradScaler(config.DEVICE.type, enabled=isCuda)
 
-    def get_loader(self, rootDir, transform, bs, shuffle=True):
+    def get_loader(self, rootDir, steps, bs, shuffle=True):
+        normalize = transforms.Normalize(mean=config.MEAN, std=config.STD)
+        transform = transforms.Compose([*steps, transforms.ToTensor(), normalize])
         ds = datasets.ImageFolder(rootDir, transform)
         return DataLoader(ds, bs, shuffle, num_workers=config.NUM_WORKERS)
+
+    def draw_batch(self, bs):
+        return torch.randn(image_shape(bs))
 
     def predict(self, x):
         with torch.autocast(config.DEVICE.type, enabled=isCuda):
@@ -122,7 +138,7 @@ class Ours:
             freeze_batch_norm(baseModel)
         devices.keep_memory()
         if dtype:
-            devices.compute_dtype = lambda device: dtype
+            devices.compute_dtype = lambda *_: dtype
         self.model = FoodClassifier(baseModel, numClasses).to(config.DEVICE)
         if config.DEVICE.type == "cpu":
             self.model = CoreParallel(self.model)
@@ -135,9 +151,13 @@ class Ours:
         isFP16 = devices.compute_dtype(config.DEVICE) == torch.float16
         self.scaler = torch.amp.GradScaler(config.DEVICE.type, enabled=isFP16)
 
-    def get_loader(self, rootDir, transform, bs, shuffle=True):
+    def get_loader(self, rootDir, steps, bs, shuffle=True):
+        transform = transforms.Compose([*steps, transforms.PILToTensor()])
         (_, loader) = get_dataloader(rootDir, transform, bs, shuffle)
         return loader
+
+    def draw_batch(self, bs):
+        return torch.randint(256, image_shape(bs), dtype=torch.uint8)
 
     def train(self, loader):
         train_distributed.train_one_epoch(self.model, loader, self.lossFunc, self.opt, self.scaler)
@@ -149,6 +169,10 @@ class Ours:
 
 def two_replicas(model):
     return nn.DataParallel(model, device_ids=[0, 0])
+
+
+def two_staying_replicas(model):
+    return DataParallel(model, device_ids=[0, 0])
 
 
 def one_process(model):
@@ -167,6 +191,7 @@ CUDA_SIDES = {
     "ours, bf16": (Ours, {"dtype": torch.bfloat16}),
     "ours, cuDNN searches": (Ours, {"search": True}),
     "ours, nn.DataParallel, two replicas": (Ours, {"wrap": two_replicas}),
+    "ours, the same with threads that stay": (Ours, {"wrap": two_staying_replicas}),
     "ours, DistributedDataParallel, one process": (Ours, {"wrap": one_process}),
 }
 
@@ -176,10 +201,10 @@ class Batches(list):
 
     pin_memory = False
 
-    def __init__(self, count, bs):
-        x = torch.randn(bs, 3, config.IMAGE_SIZE, config.IMAGE_SIZE, device=config.DEVICE)
-        super().__init__([(x, torch.arange(bs, device=config.DEVICE) % NUM_CLASSES)] * count)
-        self.sampler = range(count * bs)
+    def __init__(self, x, count):
+        y = torch.arange(len(x), device=config.DEVICE) % NUM_CLASSES
+        super().__init__([(x.to(config.DEVICE), y)] * count)
+        self.sampler = range(count * len(x))
 
 
 def synchronize():
@@ -208,15 +233,15 @@ def serve(side, options, connection, folder, bs, imageSize, count):
     # a spawned process would spawn the recipe's workers as well
     multiprocessing.set_start_method(workers.START_METHOD, force=True)
     worker = side(**options)
-    memory = Batches(count, bs)
+    host = worker.draw_batch(bs)
+    memory = Batches(host, count)
     train = {}
     for numWorkers in (config.NUM_WORKERS, config.NUM_WORKERS // 2):
         config.NUM_WORKERS = numWorkers
-        train[numWorkers] = worker.get_loader(folder / "training", train_transform(), bs)
+        train[numWorkers] = worker.get_loader(folder / "training", augmentation(), bs)
     config.NUM_WORKERS = max(train)
-    test = worker.get_loader(folder / "validation", test_transform(), bs, shuffle=False)
+    test = worker.get_loader(folder / "validation", resizing(), bs, shuffle=False)
     loader = train[config.NUM_WORKERS]
-    host = torch.randn(bs, 3, imageSize, imageSize)
     jobs = {
         "training step": lambda: worker.train(memory),
         "evaluation": lambda: worker.evaluate(memory),
@@ -382,8 +407,8 @@ def compare_accuracy(folder, bs, seeds, epochs, lr):
             torch.manual_seed(seed)
             options = {} if side is Recipe else {"freeze": False}
             worker = side(len(config.CLASSES), lr, **options)
-            train = worker.get_loader(folder / "training", train_transform(), bs)
-            test = worker.get_loader(folder / "evaluation", test_transform(), bs, shuffle=False)
+            train = worker.get_loader(folder / "training", augmentation(), bs)
+            test = worker.get_loader(folder / "evaluation", resizing(), bs, shuffle=False)
             schedule = optim.lr_scheduler.StepLR(worker.opt, max(1, epochs - 2), 0.1)
             for _ in range(epochs):
                 worker.train(train)

@@ -29,9 +29,14 @@ def count_devices():
     return max(count_gpus(), processes.get_world_size())
 
 
-def compute_dtype(device):
-    """Return the dtype of the heavy layers on a device: fp16 on CUDA, bf16 on a CPU that has it,
-    else fp32. device: a torch.device or its name."""
+def compute_dtype(device, precision="auto"):
+    """Return the dtype of the heavy layers on a device, a torch.device or its name.
+
+    precision: of PRECISION in config.py. "auto" is fp16 on CUDA, bf16 on a CPU that has it, else
+    fp32.
+    """
+    if precision != "auto":
+        return getattr(torch, precision)
     kind = torch.device(device).type
     if kind == "cuda":
         return torch.float16

@@ -1,4 +1,4 @@
-"""Data parallelism over the cores of a CPU, in threads of one process."""
+"""Data parallelism in threads of one process: over the cores of a CPU, over several GPUs."""
 
 import copy
 from concurrent.futures import ThreadPoolExecutor
@@ -104,3 +104,37 @@ class RunReplicas(torch.autograd.Function):
             for total, other in zip(totals, grads, strict=True):
                 total.add_(other)
         return (None, None, *totals)
+
+
+class DataParallel(nn.DataParallel):
+    """nn.DataParallel with one thread per GPU that stays.
+
+    PyTorch's starts new threads at each step, in each of which cuDNN plans every convolution anew,
+    and the plans of the last step are lost memory. The backward pass has threads that stay anyway.
+    """
+
+    def __init__(self, module, **options):
+        """module, options: as nn.DataParallel takes them."""
+        super().__init__(module, **options)
+        # a pool each, so that a replica finds its plans in the thread that made them
+        self.pools = [ThreadPoolExecutor(1) for _ in self.device_ids]
+
+    def parallel_apply(self, replicas, inputs, kwargs):
+        """Return the outputs of the replicas for their parts of the batch."""
+        isGradEnabled = torch.is_grad_enabled()
+
+        def run(number):
+            # which is the business of each thread
+            with torch.set_grad_enabled(isGradEnabled):
+                # PyTorch's own, which starts no thread for a single replica
+                (output,) = nn.parallel.parallel_apply(
+                    [replicas[number]],
+                    [inputs[number]],
+                    [kwargs[number]],
+                    [self.device_ids[number]],
+                )
+            return output
+
+        # a small batch may have fewer parts than there are GPUs
+        calls = [self.pools[number].submit(run, number) for number in range(len(replicas))]
+        return [call.result() for call in calls]

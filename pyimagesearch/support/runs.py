@@ -52,7 +52,7 @@ def start_run(args):
     run = processes.call_in_rank_0(open_run, args)
     reason = "settings of this run" if args.resume else "overridden by flags"
     settings.override_config(run.overrides, reason)
-    dtype = devices.compute_dtype(config.DEVICE)
+    dtype = devices.compute_dtype(config.DEVICE, config.PRECISION)
     print(f"[INFO] running on {config.DEVICE}, computing in {dtype}...")
     return run
 
@@ -162,9 +162,9 @@ def refuse_changes(record, now, flags, edited):
 
 
 def may_change(name):
-    """Return whether a resumed run may have another value of a setting than before: those that
-    change no result, and EPOCHS."""
-    names = ("EPOCHS", "NUM_WORKERS", "PRED_BATCH_SIZE", "DEVICE")
+    """Return whether a resumed run may have another value of a setting than before: EPOCHS, what
+    changes no result, and what only rounds otherwise."""
+    names = ("EPOCHS", "NUM_WORKERS", "PRED_BATCH_SIZE", "DEVICE", "PRECISION")
     return name in names or settings.is_path(name)
 
 

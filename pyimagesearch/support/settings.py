@@ -24,6 +24,9 @@ FLAGS = {
     "PRETRAINED": (bool, False, "start from the ImageNet weights, not from random ones"),
 }
 
+# "auto", and the dtypes that autocast has on any device
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+
 
 def add_flags(parser, names):
     """Add to an argparse parser a flag for each of the settings named."""
@@ -83,6 +86,8 @@ def read_config(values=None):
     settings = {name: getattr(config, name) for name in dir(config) if name.isupper()}
     settings.update(values or {})
     settings["DEVICE"] = torch.device(settings["DEVICE"])
+    # as text, of torch.float32 too
+    settings["PRECISION"] = str(settings["PRECISION"]).removeprefix("torch.")
     for name, (kind, _, _) in FLAGS.items():
         settings[name] = make_plain(settings[name], kind)
     for name in ("MEAN", "STD"):
@@ -133,6 +138,9 @@ def check_settings(settings):
     if settings["FREEZE_BATCH_NORM"] not in (True, False, None):
         text = "FREEZE_BATCH_NORM must be True, False, or None to follow PRETRAINED"
         raise UserError(f"{text}, not {settings['FREEZE_BATCH_NORM']!r}")
+    if settings["PRECISION"] not in PRECISIONS:
+        text = f"PRECISION must be one of {', '.join(PRECISIONS)}, not {settings['PRECISION']!r}"
+        raise UserError(text)
     for name in ("MEAN", "STD"):
         numbers = settings[name]
         if len(numbers) != 3 or not all(0 <= number <= 1 for number in numbers):

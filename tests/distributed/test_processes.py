@@ -91,12 +91,12 @@ def test_processes_give_the_same_answer_as_one(worldSize, numImages):
 
 def test_trained_batch_norm_is_evaluated_with_the_statistics_that_are_saved(monkeypatch):
     many = train_a_little(2, "train", 9)
-    monkeypatch.setattr(devices, "compute_dtype", lambda device: torch.float32)
+    monkeypatch.setattr(devices, "compute_dtype", lambda *_: torch.float32)
     (config.IMAGE_SIZE, config.CLASSES) = (32, CLASSES)
     config.DEVICE = torch.device("cpu")
     model = food_classifier.FoodClassifier(TinyNet(), 3)
     model.load_state_dict(many["model"])
-    transform = create_dataloaders.eval_transform(32, config.MEAN, config.STD)
+    transform = create_dataloaders.eval_transform(32)
     (_, loader) = create_dataloaders.get_dataloader(config.VAL, transform, bs=6, shuffle=False)
     alone = evaluate(model, loader, torch.nn.CrossEntropyLoss())
     assert_evaluated_alike(alone, many["val"][-1])

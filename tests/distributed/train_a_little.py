@@ -20,7 +20,7 @@ from train_distributed import evaluate, train_one_epoch
 
 def main():
     (config.DEVICE, config.IMAGE_SIZE, config.NUM_WORKERS) = (torch.device("cpu"), 32, 2)
-    devices.compute_dtype = lambda device: torch.float32
+    devices.compute_dtype = lambda *_: torch.float32
     processes.join_processes()
     # processes that start different take the weights and statistics of rank 0
     torch.manual_seed(processes.get_rank())
@@ -28,7 +28,7 @@ def main():
     torch.nn.init.uniform_(baseModel.norm.running_mean)
     if sys.argv[2] == "freeze":
         freeze_batch_norm(baseModel)
-    transform = eval_transform(config.IMAGE_SIZE, config.MEAN, config.STD)
+    transform = eval_transform(config.IMAGE_SIZE)
     (ds, trainLoader) = get_dataloader(config.TRAIN, transform, bs=12)
     (_, valLoader) = get_dataloader(config.VAL, transform, bs=6, shuffle=False)
     model = plain = FoodClassifier(baseModel, len(ds.classes))

@@ -21,6 +21,7 @@ from pyimagesearch import config
 from pyimagesearch.create_dataloaders import eval_transform, get_dataloader
 from pyimagesearch.food_classifier import FoodClassifier, freeze_batch_norm, load_classifier
 from pyimagesearch.support import devices
+from pyimagesearch.support.replicas import DataParallel
 
 FLAGS = [*FLAGS, "2"]
 DRIVER = PROJECT / "tests/gpu/train_on_gpu.py"
@@ -29,7 +30,7 @@ DRIVER = PROJECT / "tests/gpu/train_on_gpu.py"
 @pytest.fixture
 def compute_in(monkeypatch):
     """Return a function that has all networks compute in a dtype from then on."""
-    return lambda dtype: monkeypatch.setattr(devices, "compute_dtype", lambda device: dtype)
+    return lambda dtype: monkeypatch.setattr(devices, "compute_dtype", lambda *_: dtype)
 
 
 def build_model(device):
@@ -104,7 +105,7 @@ def test_a_run_moves_from_the_gpu_to_a_cpu_and_back(device, tinyNet, compute_in)
 
 def train_tiny(model, bs=12):
     """Train for an epoch; return (loss, accuracy), predicted classes and weights."""
-    transform = eval_transform(config.IMAGE_SIZE, config.MEAN, config.STD)
+    transform = eval_transform(config.IMAGE_SIZE)
     (_, trainLoader) = get_dataloader(config.TRAIN, transform, bs)
     (_, valLoader) = get_dataloader(config.VAL, transform, bs, shuffle=False)
     opt = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -125,7 +126,7 @@ def test_data_parallel_gives_the_same_answer_as_one_gpu(device, ids, compute_in)
     baseModel = TinyNet()
     freeze_batch_norm(baseModel)
     model = FoodClassifier(baseModel, 3).to(device)
-    parallel = nn.DataParallel(copy.deepcopy(model), device_ids=ids)
+    parallel = DataParallel(copy.deepcopy(model), device_ids=ids)
     (meansOfOne, predsOfOne, stateOfOne) = train_tiny(model)
     (means, preds, state) = train_tiny(parallel)
     assert means == pytest.approx(meansOfOne, rel=1e-3)
@@ -169,10 +170,11 @@ def test_sigterm_ends_a_training_at_once(device):
     process.stdout.close()
 
 
-def test_data_parallel_leaves_no_more_memory_behind_at_a_step_than_is_known(device, compute_in):
+def test_data_parallel_leaves_no_memory_behind_at_a_step(device, compute_in):
     compute_in(torch.float16)
-    # cuDNN keeps plans per thread, and the threads of nn.DataParallel are new at each step
-    model = nn.DataParallel(build_model(device), device_ids=[0, 0])
+    # cuDNN keeps plans per thread: those of nn.DataParallel, which are new at each step, lost 2 MiB
+    # on an H100 with PyTorch 2.11
+    model = DataParallel(build_model(device), device_ids=[0, 0])
     x = torch.randn(4, 3, 64, 64).to(device)
     y = torch.zeros(4, dtype=torch.long).to(device)
     resident = []
@@ -181,9 +183,8 @@ def test_data_parallel_leaves_no_more_memory_behind_at_a_step_than_is_known(devi
         model.zero_grad()
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         resident.append(pages * os.sysconf("SC_PAGE_SIZE"))
-    # on an H100 with PyTorch 2.11, 2.0 MiB a step, in fp32 4.0; README.md says so
     half = len(resident) // 2
-    assert (resident[-1] - resident[half]) / half < 2**22
+    assert (resident[-1] - resident[half]) / half < 2**18
 
 
 def test_weights_of_a_gpu_classify_on_it_and_without_it(device, tinyNet):

@@ -12,7 +12,7 @@ from helpers import CLASSES, DEFAULTS, TinyNet, call, draw_class_folders, draw_i
 import distributed_inference
 from pyimagesearch import config
 from pyimagesearch.create_dataloaders import eval_transform
-from pyimagesearch.food_classifier import FoodClassifier, predict
+from pyimagesearch.food_classifier import FoodClassifier, Normalize, predict
 from pyimagesearch.support import devices, reporting
 from pyimagesearch.support.errors import UserError
 from pyimagesearch.support.images import load_image
@@ -72,19 +72,20 @@ def test_a_batch_is_shown_as_the_network_sees_it_under_truth_and_prediction(
     assert len(pictures) == len(titles) == len(hits) == count
     # what the network takes for each file, and its picture
     files = list(Path("dataset/evaluation").glob("*/*.jpg"))
-    transform = eval_transform(48, [0.5] * 3, [0.25] * 3)
+    transform = eval_transform(48)
     inputs = [transform(load_image(str(path))) for path in files]
+    normalize = Normalize([0.5] * 3, [0.25] * 3)
     found = []
     for picture, title, hit in zip(pictures, titles, hits, strict=True):
         errors = []
         for x in inputs:
-            expected = (x * 0.25 + 0.5).permute(1, 2, 0).numpy()
+            expected = (x / 255).permute(1, 2, 0).numpy()
             errors.append(np.abs(picture - expected).max())
         index = int(np.argmin(errors))
         assert errors[index] < 1e-5
         found.append(index)
         truth = files[index].parent.name
-        answer = float(inputs[index].mean().sigmoid())
+        answer = float(normalize(inputs[index]).mean().sigmoid())
         assert title == f"Ground Truth: {truth},\nPredicted: Egg {answer:.2f}"
         assert hit == (truth == "Egg")
     assert len(set(found)) == count

@@ -162,8 +162,7 @@ def test_augmentation_loss_and_optimizer_are_those_of_the_tutorial(train, loopCa
     train("--epochs", "1")
     (_, loader, lossFunc, opt, scaler) = loopCalls[0].args
     steps = [transforms.RandomResizedCrop(64), transforms.RandomHorizontalFlip()]
-    steps += [transforms.RandomRotation(90), transforms.ToTensor()]
-    steps += [transforms.Normalize(mean=config.MEAN, std=config.STD)]
+    steps += [transforms.RandomRotation(90), transforms.PILToTensor()]
     assert repr(loader.dataset.transform) == repr(transforms.Compose(steps))
     assert vars(lossFunc) == vars(nn.CrossEntropyLoss())
     assert type(opt) is torch.optim.Adam
@@ -264,10 +263,10 @@ def test_weights_are_on_disk_before_report_and_plot_are_tried(train, monkeypatch
 @pytest.fixture
 def loop(monkeypatch):
     """Return (dataset, loader, model) for 15 images in batches of 4, of which the last has 3."""
-    monkeypatch.setattr(devices, "compute_dtype", lambda device: torch.float32)
+    monkeypatch.setattr(devices, "compute_dtype", lambda *_: torch.float32)
     (config.IMAGE_SIZE, config.CLASSES) = (32, list(CLASSES))
     draw_class_folders()
-    transform = eval_transform(32, config.MEAN, config.STD)
+    transform = eval_transform(32)
     (ds, loader) = get_dataloader(config.TRAIN, transform, bs=4, shuffle=False)
     return ds, loader, FoodClassifier(TinyNet(), 3).to(config.DEVICE)
 
@@ -333,7 +332,7 @@ def break_loss(monkeypatch, isTraining, number, value):
 
 
 def test_a_step_that_overflows_in_fp16_is_skipped_and_does_not_end_the_run(train, monkeypatch):
-    monkeypatch.setattr(devices, "compute_dtype", lambda device: torch.float16)
+    monkeypatch.setattr(devices, "compute_dtype", lambda *_: torch.float16)
     break_loss(monkeypatch, True, 2, math.inf)
     train("--epochs", "1")
     state = load(config.CHECKPOINT_PATH)
@@ -344,11 +343,25 @@ def test_a_step_that_overflows_in_fp16_is_skipped_and_does_not_end_the_run(train
     assert sorted(read_tree()) == PRODUCTS
 
 
+def test_precision_is_a_setting_that_a_resumed_run_may_change(train, loopCalls, capsys):
+    # of a card whose fp16 is wrong: the first epochs went well
+    config.PRECISION = "float16"
+    train("--epochs", "1")
+    config.PRECISION = "float32"
+    train("--resume")
+    found = [(call.args[0].module.dtype, call.args[4].is_enabled()) for call in loopCalls]
+    assert found == [(torch.float16, True), (torch.float32, False)]
+    out = capsys.readouterr().out
+    assert "computing in torch.float16..." in out
+    assert "computing in torch.float32..." in out
+    assert json.loads(Path(config.SETTINGS_PATH).read_text())["config"]["PRECISION"] == "float32"
+
+
 @pytest.mark.parametrize("value", [math.inf, math.nan])
 def test_a_diverged_run_ends_and_keeps_the_last_good_checkpoint(train, monkeypatch, value):
     # in the second epoch, of two steps as the first
     break_loss(monkeypatch, False, 3, value)
-    with pytest.raises(UserError, match="diverged.* --lr"):
+    with pytest.raises(UserError, match='diverged.* --lr .* PRECISION = "float32"'):
         train()
     state = load(config.CHECKPOINT_PATH)
     assert state["epoch"] == 1

@@ -54,6 +54,8 @@ def test_precision_is_what_the_device_computes_fastest(monkeypatch, device, capa
     monkeypatch.setattr(torch.cpu, "get_capabilities", Mock(return_value=found))
     assert devices.compute_dtype(device) == dtype
     assert devices.compute_dtype(torch.device(device)) == dtype
+    # unless config.py says so
+    assert devices.compute_dtype(device, "float32") == torch.float32
 
 
 KEEPING = """

@@ -31,7 +31,7 @@ from pyimagesearch.food_classifier import (
     sync_batch_norm,
 )
 from pyimagesearch.support import devices, images, processes, weights
-from pyimagesearch.support.weights import read_weights
+from pyimagesearch.support.weights import TrainedOn, read_weights
 
 
 def test_weights_load_strictly_both_ways_with_the_class_of_the_tutorial():
@@ -148,7 +148,7 @@ def test_channels_come_last_where_that_is_faster_and_nowhere_else(device, kind, 
 
 
 def test_the_threads_of_data_parallel_compute_in_half_precision_too(monkeypatch):
-    monkeypatch.setattr(devices, "compute_dtype", lambda device: torch.bfloat16)
+    monkeypatch.setattr(devices, "compute_dtype", lambda *_: torch.bfloat16)
     model = FoodClassifier(TinyNet(), 5)
     (seen, logits) = ([], [])
     x = torch.randn(2, 3, 8, 8)
@@ -169,12 +169,39 @@ def test_a_classifier_computes_in_the_precision_of_the_device_where_it_is(monkey
     # config.py is of the GPU, from which .cpu() has taken the classifier
     config.DEVICE = torch.device("cuda")
     dtypes = {"cuda": torch.float16, "cpu": torch.float32, kind: torch.bfloat16}
-    monkeypatch.setattr(devices, "compute_dtype", lambda device: dtypes[torch.device(device).type])
+    monkeypatch.setattr(
+        devices, "compute_dtype", lambda device, _: dtypes[torch.device(device).type]
+    )
     model = FoodClassifier(TinyNet(), 3).cpu()
     seen = []
     model.baseModel.conv.register_forward_hook(lambda *args: seen.append(args[-1].dtype))
     model(torch.randn(2, 3, 8, 8))
     assert seen == [dtypes["cpu"]]
+
+
+def test_the_network_normalizes_bytes_by_its_own_numbers_and_takes_floats_as_they_are():
+    trainedOn = TrainedOn(CLASSES, 8, [0.1, 0.2, 0.3], [0.5, 0.6, 0.7])
+    model = FoodClassifier(TinyNet(), 3, trainedOn).eval()
+    images = torch.randint(256, (2, 3, 8, 8), dtype=torch.uint8)
+    floats = transforms.Normalize(trainedOn.mean, trainedOn.std)(images / 255)
+    assert torch.equal(model.normalize(images), floats)
+    assert torch.equal(model(images), model(floats))
+    # those of config.py, where nothing else is said
+    config.MEAN = [0.5, 0.25, 0.125]
+    assert FoodClassifier(TinyNet(), 3).normalize.mean.flatten().tolist() == config.MEAN
+    # which strangers' programs do not find in the weights
+    assert not [name for name in model.state_dict() if "normalize" in name]
+
+
+def test_ones_own_code_may_choose_the_precision(tinyNet):
+    save_weights(CLASSES)
+    config.PRECISION = "bfloat16"
+    seen = []
+    for precision in (None, "float32"):
+        (model, _, _) = load_classifier(config.MODEL_PATH, precision)
+        model.baseModel.conv.register_forward_hook(lambda *args: seen.append(args[-1].dtype))
+        model(torch.zeros(1, 3, 48, 48, dtype=torch.uint8, device=config.DEVICE))
+    assert seen == [torch.bfloat16, torch.float32]
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -219,10 +246,12 @@ def test_ones_own_code_gets_model_classes_and_transform_from_the_weights_alone(t
     assert capsys.readouterr().out == ""
     draw_image("lunch.png", 3)
     photo = images.load_image("lunch.png")
-    (resize, normalize) = (transforms.Resize((48, 48)), transforms.Normalize([0.5] * 3, [0.25] * 3))
-    expected = transforms.Compose([resize, transforms.ToTensor(), normalize])(photo)
+    resized = transforms.Resize((48, 48))(photo)
     x = transform("lunch.png")
-    assert torch.equal(x, expected)
+    assert torch.equal(x, transforms.PILToTensor()(resized))
+    # as the tutorial gives it to the network
+    expected = transforms.Normalize([0.5] * 3, [0.25] * 3)(transforms.ToTensor()(resized))
+    assert torch.equal(loaded.normalize(x[None].to(config.DEVICE)).cpu()[0], expected)
     assert not loaded.training
     assert next(loaded.parameters()).device.type == config.DEVICE.type
     with torch.inference_mode():
@@ -241,7 +270,7 @@ def test_ones_own_code_and_the_script_give_the_same_probabilities_of_a_large_pho
     (model, _, transform) = load_classifier(config.MODEL_PATH)
     x = transform(path)
     (_, trainedOn) = read_weights(config.MODEL_PATH)
-    testTransform = eval_transform(trainedOn.imageSize, trainedOn.mean, trainedOn.std)
+    testTransform = eval_transform(trainedOn.imageSize)
     (ds, _) = get_dataloader(
         config.TEST, testTransform, bs=1, shuffle=False, trainedOn=trainedOn, numWorkers=0
     )

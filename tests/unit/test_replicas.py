@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from pyimagesearch.food_classifier import FoodClassifier, freeze_batch_norm
 from pyimagesearch.support import devices
-from pyimagesearch.support.replicas import CoreParallel
+from pyimagesearch.support.replicas import CoreParallel, DataParallel
 
 get_num_threads = torch.get_num_threads
 
@@ -23,7 +23,7 @@ def threads(monkeypatch):
     The tests' own process keeps to one thread: OpenMP's would be missing in the processes that
     other tests fork from it, which then wait for them."""
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    monkeypatch.setattr(devices, "compute_dtype", lambda device: torch.float32)
+    monkeypatch.setattr(devices, "compute_dtype", lambda *_: torch.float32)
 
 
 def build_model(isFrozen=True):
@@ -154,3 +154,48 @@ def test_an_error_in_a_replica_is_one_of_the_whole(isTraining):
         parallel(x[:, :2])
     # and the next batch is computed
     assert parallel(x).shape == (6, 4)
+
+
+def call_one(replicas, inputs, kwargs, deviceIds):
+    """Stand in for PyTorch's parallel_apply(), which needs a GPU, with a single replica."""
+    ((replica,), (x,), (options,)) = (replicas, inputs, kwargs)
+    return [(replica(*x, **options), deviceIds, threading.get_ident(), torch.is_grad_enabled())]
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """Have three GPUs as far as nn.DataParallel looks."""
+    monkeypatch.setattr(nn.parallel, "parallel_apply", call_one)
+    monkeypatch.setattr(nn.DataParallel, "__init__", lambda self, module: nn.Module.__init__(self))
+    monkeypatch.setattr(DataParallel, "device_ids", [4, 2, 7], raising=False)
+
+
+def test_data_parallel_computes_each_replica_in_a_thread_of_its_own_that_stays(gpus):
+    model = build_model()
+    parallel = DataParallel(model)
+    assert isinstance(parallel, nn.DataParallel)
+    (x, _) = make_batch(7)
+    expected = model(x)
+    threads = []
+    # the last batch of an epoch may be too small for all
+    for numParts in (3, 3, 2):
+        for isGradEnabled in (True, False):
+            parts = [(part,) for part in x.chunk(numParts)]
+            with torch.set_grad_enabled(isGradEnabled):
+                outputs = parallel.parallel_apply([model] * numParts, parts, [{}] * numParts)
+            torch.testing.assert_close(torch.cat([output[0] for output in outputs]), expected)
+            assert [output[1] for output in outputs] == [[4], [2], [7]][:numParts]
+            threads.append([output[2] for output in outputs])
+            assert {output[3] for output in outputs} == {isGradEnabled}
+            assert {output[0].requires_grad for output in outputs} == {isGradEnabled}
+    # where cuDNN finds the plans that it made there
+    assert len(set(threads[0])) == 3
+    assert threads == [threads[0]] * 4 + [threads[0][:2]] * 2
+    assert threading.get_ident() not in threads[0]
+
+
+def test_an_error_in_a_thread_of_data_parallel_is_one_of_the_whole(gpus):
+    parallel = DataParallel(build_model())
+    (x, _) = make_batch(6)
+    with pytest.raises(RuntimeError, match="channels"):
+        parallel.parallel_apply([build_model()] * 2, [(x[:, :2],), (x[:, :2],)], [{}] * 2)

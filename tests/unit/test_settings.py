@@ -98,7 +98,7 @@ def test_help_gives_each_flag_with_the_value_that_config_has(capsys):
 def test_config_is_taken_where_its_meaning_is_plain(monkeypatch):
     monkeypatch.setenv("HOME", os.path.abspath("home"))
     (config.DATA_PATH, config.TRAIN) = ("~/photos", Path("~", "dataset", "training"))
-    config.DEVICE = "cuda:1"
+    (config.DEVICE, config.PRECISION) = ("cuda:1", torch.float32)
     # numbers become those that a checkpoint can hold
     (config.MEAN, config.STD) = (np.array([0.5, 0.25, 0.75]), [np.float32(0.5)] * 3)
     config.CLASSES = np.array([" Bread", "Noodles / Pasta ", "Egg"])
@@ -114,6 +114,7 @@ def test_config_is_taken_where_its_meaning_is_plain(monkeypatch):
     assert config.DATA_PATH == os.path.abspath("home/photos")
     assert config.TRAIN == os.path.abspath("home/dataset/training")
     assert config.DEVICE == torch.device("cuda:1")
+    assert config.PRECISION == "float32"
 
 
 def test_a_path_that_is_none_is_passed_over():
@@ -176,6 +177,7 @@ WRONG = {
     "LR": [float("nan"), -0.1],
     "PRETRAINED": ["False"],
     "FREEZE_BATCH_NORM": ["yes", 2],
+    "PRECISION": ["fp32", 32, torch.int8, None],
     "NUM_WORKERS": [-1],
     "MEAN": [[123.7, 116.3, 103.5], [0.5, 0.5]],
     "STD": [[58.4, 57.1, 57.4]],

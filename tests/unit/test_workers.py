@@ -55,7 +55,7 @@ from pyimagesearch import config
 from pyimagesearch.create_dataloaders import eval_transform, get_dataloader
 
 (config.CLASSES, config.NUM_WORKERS) = (["Bread", "Egg", "Soup"], 1)
-transform = eval_transform(32, config.MEAN, config.STD)
+transform = eval_transform(32)
 (ds, loader) = get_dataloader(config.TRAIN, transform, bs=2)
 assert loader.num_workers == 1
 print(sum(len(y) for _, y in loader))
