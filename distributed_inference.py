@@ -10,6 +10,7 @@ import os
 import random
 
 from torchvision import transforms
+from tqdm import tqdm
 
 from pyimagesearch import config
 from pyimagesearch.create_dataloaders import eval_transform, get_dataloader
@@ -20,9 +21,17 @@ from pyimagesearch.food_classifier import (
     load_densenet,
     predict,
 )
-from pyimagesearch.support import devices, photographs, reporting, script, settings, weights
+from pyimagesearch.support import (
+    devices,
+    photographs,
+    reporting,
+    script,
+    settings,
+    tables,
+    weights,
+)
 from pyimagesearch.support.errors import UserError
-from pyimagesearch.support.replicas import CoreParallel, DataParallel
+from pyimagesearch.support.replicas import CoreParallel, DataParallel, parallelize
 
 
 def main(argv=None):
@@ -86,29 +95,42 @@ def main(argv=None):
     # show the images, with a green title where the prediction is right
     hits = (preds == labels).tolist()
     print(f"[INFO] correct predictions: {sum(hits)} of {len(hits)}...")
-    reporting.plot_pictures(config.RESULTS_PATH, pictures, titles, hits)
+    reporting.plot_pictures(config.RESULTS_PATH, pictures, titles, hits, isShown=True)
 
 
 def classify_photographs(names, weightsPath):
-    """Print the three likeliest classes of each photograph in files and folders, and show some."""
+    """Print the three likeliest classes of each photograph in files and folders, write them into a
+    table, and show some of the photographs."""
     imagePaths = photographs.find_photographs(names)
+    numGPU = devices.count_gpus()
+    batchSize = config.LOCAL_BATCH_SIZE * max(numGPU, 1)
     (model, classes, transform) = load_classifier(weightsPath)
+    model = parallelize(model, numGPU)
+    numGuesses = min(3, len(classes))
+    tablePath = tables.begin_photographs(numGuesses)
+
     titles = {}
     numBad = 0
-    for path in imagePaths:
-        try:
-            image = transform(path)
-        except (OSError, UserError) as error:
-            print(f"[INFO] left out: {error}")
-            numBad += 1
+    # loop over the batches, which worker processes read
+    for batch in photographs.load_batches(imagePaths, transform, batchSize):
+        for error in batch.errors:
+            tqdm.write(f"[INFO] left out: {error}")
+        numBad += len(batch.errors)
+        if not batch.paths:
             continue
-        (probs,) = predict(model, image.unsqueeze(0))
-        (top, indices) = probs.topk(min(3, len(classes)))
-        guesses = [f"{classes[i]} {p:.2f}" for p, i in zip(top, indices, strict=True)]
-        print(f"{path}: {', '.join(guesses)}")
-        # with its folder, as two albums may have photographs of one name
-        name = os.sep.join(path.split(os.sep)[-2:])
-        titles[path] = "\n".join([name, *guesses])
+        (probs, indices) = predict(model, batch.images).topk(numGuesses)
+        rows = []
+        for path, top, best in zip(batch.paths, probs.tolist(), indices.tolist(), strict=True):
+            guesses = [classes[index] for index in best]
+            rows.append([path, *guesses, *(f"{prob:.4f}" for prob in top)])
+            lines = [f"{guess} {prob:.2f}" for guess, prob in zip(guesses, top, strict=True)]
+            tqdm.write(f"{path}: {', '.join(lines)}")
+            # with its folder, as two albums may have photographs of one name
+            name = os.sep.join(path.split(os.sep)[-2:])
+            titles[path] = "\n".join([name, *lines])
+        tables.append_rows(tablePath, rows)
+
+    print(f"[INFO] saved {tablePath}: {len(titles)} photographs...")
     if titles:
         # evenly over all folders
         shown = list(titles)[:: math.ceil(len(titles) / reporting.MAX_PICTURES)]
@@ -124,13 +146,21 @@ def parse_args(argv):
     example = "example: python distributed_inference.py lunch.jpg holiday/"
     parser = argparse.ArgumentParser(description=__doc__, epilog=example)
     text = "seed of the batch of test images (default: another one each time)"
-    seed = random.randrange(10**6)
-    parser.add_argument("--seed", metavar="N", type=int, default=seed, help=text)
+    parser.add_argument("--seed", metavar="N", type=int, help=text)
     text = "trained weights (default: %(default)s)"
     parser.add_argument("--weights", metavar="PATH", default=config.MODEL_PATH, help=text)
     text = "image files and folders to classify (default: a batch of test images)"
     parser.add_argument("paths", nargs="*", metavar="PATH", help=text)
-    return settings.read_flags(parser, ["PRED_BATCH_SIZE"], argv)
+    names = ["PRED_BATCH_SIZE", "LOCAL_BATCH_SIZE", "NUM_WORKERS"]
+    args = settings.read_flags(parser, names, argv)
+    given = settings.get_flags(args)
+    if args.paths and (args.seed is not None or "PRED_BATCH_SIZE" in given):
+        parser.error("photographs take --local-batch-size, not --seed or --pred-batch-size")
+    if not args.paths and given.keys() - {"PRED_BATCH_SIZE"}:
+        parser.error("a batch of test images takes --pred-batch-size alone")
+    if args.seed is None:
+        args.seed = random.randrange(10**6)
+    return args
 
 
 if __name__ == "__main__":

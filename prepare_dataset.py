@@ -9,7 +9,6 @@ import os
 import shutil
 
 from imutils import paths
-from tqdm import tqdm
 
 from pyimagesearch import config
 from pyimagesearch.support import script, settings
@@ -17,6 +16,7 @@ from pyimagesearch.support.copies import record_copies
 from pyimagesearch.support.dataset_checks import check_plan
 from pyimagesearch.support.images import EXTENSIONS
 from pyimagesearch.support.plan import plan_copies
+from pyimagesearch.support.progress import progress
 from pyimagesearch.support.sample_dataset import draw_dataset
 
 
@@ -27,7 +27,7 @@ def copy_images(rootDir, destiDir, plan):
     print(f"[INFO] total images found: {len(images)}...")
 
     # loop over the images
-    for image in tqdm(images, desc="copying", disable=None):
+    for image in progress(images, "copying", "images"):
         # the plan has the class label: read_label(), below, or the class folder says it
         label = image.label
         # construct the path of the output image, and create its folder

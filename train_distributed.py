@@ -38,8 +38,8 @@ from pyimagesearch.support import (
     weights,
 )
 from pyimagesearch.support.errors import UserError
-from pyimagesearch.support.replicas import CoreParallel, DataParallel
-from pyimagesearch.support.reporting import progress
+from pyimagesearch.support.progress import progress
+from pyimagesearch.support.replicas import CoreParallel, DataParallel, parallelize
 
 
 def main(argv=None):
@@ -80,8 +80,8 @@ def main(argv=None):
     (valDS, valLoader) = get_dataloader(config.VAL, testTransform, bs=batchSize, shuffle=False)
     (testDS, testLoader) = get_dataloader(config.TEST, testTransform, bs=batchSize, shuffle=False)
 
-    # load up the DenseNet121 model; a resumed run has weights of its own
-    isNew = run.checkpoint is None
+    # load up the DenseNet121 model; a resumed run, and one with --weights, has others
+    isNew = run.checkpoint is None and run.start is None
     baseModel = load_densenet(pretrained=config.PRETRAINED and isNew)
 
     # freeze its batch normalization when fine-tuning
@@ -119,18 +119,28 @@ def main(argv=None):
     lrScheduler = optim.lr_scheduler.StepLR(opt, step_size=10, gamma=0.1)
 
     # initialize a dictionary to store the training history
-    H = {"train_loss": [], "train_acc": [], "val_loss": [], "val_acc": []}
+    H = {
+        "rate": [],
+        "train_loss": [],
+        "train_acc": [],
+        "val_loss": [],
+        "val_acc": [],
+        "seconds": [],
+    }
 
-    # when resuming, continue after the last completed epoch
+    # when resuming, continue after the last completed epoch; --weights is a beginning too
     parts = {"model": model, "opt": opt, "scaler": scaler, "lrScheduler": lrScheduler}
-    done = checkpoints.restore_checkpoint(run, parts, H, (trainDS, valDS, testDS))
+    done = checkpoints.restore_run(run, parts, H, (trainDS, valDS, testDS))
     trainLoader.sampler.set_epoch(done)
 
     # loop over the epochs
     print("[INFO] training the network...")
     startTime = time.monotonic()
-    epochs = progress(range(done, config.EPOCHS), initial=done, total=config.EPOCHS)
+    epochs = progress(
+        range(done, config.EPOCHS), "all epochs", "epochs", initial=done, total=config.EPOCHS
+    )
     for e in epochs:
+        epochStart = time.monotonic()
         (trainLoss, trainAcc) = train_one_epoch(trainModel, trainLoader, lossFunc, opt, scaler)
         (valLoss, valAcc, _, _) = evaluate(evalModel, valLoader, lossFunc)
         if not math.isfinite(valLoss):
@@ -142,10 +152,12 @@ def main(argv=None):
         # update our learning rate and the training history
         rate = opt.param_groups[0]["lr"]
         lrScheduler.step()
+        H["rate"].append(rate)
         H["train_loss"].append(trainLoss)
         H["train_acc"].append(trainAcc)
         H["val_loss"].append(valLoss)
         H["val_acc"].append(valAcc)
+        H["seconds"].append(round(time.monotonic() - epochStart, 2))
         checkpoints.save_checkpoint(run, parts, H, e + 1)
         weights.save_weights(model, trainDS.classes)
 
@@ -177,7 +189,7 @@ def train_one_epoch(model, loader, lossFunc, opt, scaler):
     totalLoss = 0
     correct = 0
     # loop over the training set
-    for (x, y) in progress(loader, desc="training", leave=False):  # fmt: skip
+    for (x, y) in progress(loader, "training", "batches", leave=False):  # fmt: skip
         # send the input to the device, from pinned memory without waiting for it
         x = x.to(config.DEVICE, non_blocking=loader.pin_memory)
         y = y.to(config.DEVICE, non_blocking=loader.pin_memory)
@@ -208,7 +220,7 @@ def evaluate(model, loader, lossFunc):
     # switch off autograd
     with torch.inference_mode():
         # loop over the images
-        for (x, y) in progress(loader, desc="evaluating", leave=False):  # fmt: skip
+        for (x, y) in progress(loader, "evaluating", "batches", leave=False):  # fmt: skip
             x = x.to(config.DEVICE, non_blocking=loader.pin_memory)
             y = y.to(config.DEVICE, non_blocking=loader.pin_memory)
             # make the predictions and calculate the loss
@@ -226,10 +238,8 @@ def evaluate(model, loader, lossFunc):
 def evaluate_weights(run, numGPU, worldSize, batchSize):
     """Report on the test set as at the end of a training, with trained weights, on all devices."""
     (model, trainedOn) = load_trained(run.record["weights"])
-    if numGPU > 1 and worldSize == 1:
-        model = DataParallel(model)
-    elif numGPU == 0:
-        model = CoreParallel(model)
+    # torchrun gives each process a GPU of its own
+    model = parallelize(model, numGPU if worldSize == 1 else min(numGPU, 1))
     testTransform = eval_transform(trainedOn.imageSize)
     (testDS, testLoader) = get_dataloader(
         config.TEST, testTransform, bs=batchSize, shuffle=False, trainedOn=trainedOn
@@ -247,11 +257,9 @@ def parse_args(argv):
     settings.add_flags(parser, names.split())
     parser.add_argument("--resume", action="store_true", help="continue a run, or begin one")
     parser.add_argument("--evaluate", action="store_true", help="train nothing, write the report")
-    text = f"trained weights for --evaluate (default: {config.MODEL_PATH})"
+    text = f"trained weights to begin with, or to evaluate (then default: {config.MODEL_PATH})"
     parser.add_argument("--weights", metavar="PATH", help=text)
     args = parser.parse_args(argv)
-    if args.weights and not args.evaluate:
-        parser.error("--weights needs --evaluate")
     if args.evaluate:
         ignored = ["--resume"] if args.resume else []
         for name in ("IMAGE_SIZE", "EPOCHS", "LR", "SEED", "PRETRAINED"):

@@ -46,9 +46,10 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "mps" if isMps el
 PRETRAINED = True
 # keep batch normalization as it is (False: train it); None follows PRETRAINED
 FREEZE_BATCH_NORM = None
-# images in a training batch, per device: 128 need 6 GB of a GPU's memory
+# images in a batch, per device, in training, evaluation, and for photographs of your own: training
+# with 128 needs 6 GB of a GPU's memory
 LOCAL_BATCH_SIZE = 128 if "cuda" in str(DEVICE) else 32
-# images in an inference batch, per device
+# test images that distributed_inference.py draws, per device
 PRED_BATCH_SIZE = 4
 # passes over the training images; the learning rate falls to a tenth after every 10, and after 50
 # it is too small to learn anything
@@ -69,10 +70,12 @@ NUM_WORKERS = min(joblib.cpu_count(), 16 if sys.platform == "linux" else 4)
 # what the scripts write; README.md says what each file is for
 PLOT_PATH = os.path.join("output", "model_training.png")
 MODEL_PATH = os.path.join("output", "food_classifier.pth")
+HISTORY_PATH = os.path.join("output", "history.csv")
 REPORT_PATH = os.path.join("output", "classification_report.txt")
 CONFUSION_PATH = os.path.join("output", "confusion_matrix.png")
 PREDICTIONS_PATH = os.path.join("output", "predictions.csv")
 MISTAKES_PATH = os.path.join("output", "mistakes.png")
 SETTINGS_PATH = os.path.join("output", "settings.json")
 RESULTS_PATH = os.path.join("output", "results.png")
+PHOTOGRAPHS_PATH = os.path.join("output", "photographs.csv")
 CHECKPOINT_PATH = os.path.join("output", "checkpoint.pth")

@@ -12,7 +12,7 @@ from . import config
 from .create_dataloaders import eval_transform
 from .support import devices, processes
 from .support.images import load_image
-from .support.weights import describe_training, read_weights
+from .support.weights import describe_training, explain_failed_download, read_weights
 
 
 class FoodClassifier(nn.Module):
@@ -82,7 +82,9 @@ def load_densenet(pretrained):
     edit here; no other family of torchvision has a Linear named classifier."""
     # rank 0 alone downloads: DistributedDataParallel sends its weights to the other processes
     isDownloaded = pretrained and processes.get_rank() == 0
-    return densenet121(weights=DenseNet121_Weights.IMAGENET1K_V1 if isDownloaded else None)
+    weights = DenseNet121_Weights.IMAGENET1K_V1 if isDownloaded else None
+    with explain_failed_download(DenseNet121_Weights.IMAGENET1K_V1.url):
+        return densenet121(weights=weights)
 
 
 def freeze_batch_norm(model):

@@ -7,7 +7,7 @@ import torch
 
 from pyimagesearch import config
 
-from . import weights
+from . import tables, weights
 from .errors import UserError
 from .images import list_sizes
 
@@ -31,18 +31,22 @@ def read_checkpoint(started):
     return checkpoint
 
 
-def restore_checkpoint(run, parts, H, datasets):
-    """Put parts and the history H in the state of the run's last checkpoint, if it has one; return
-    how many epochs it has completed.
+def restore_run(run, parts, H, datasets):
+    """Put parts and the history H in the state of the run's last checkpoint or, where it has none,
+    the model in that of the weights that it begins with, if any. Return how many epochs it has
+    completed.
 
     parts: {name: what has a state_dict()}. datasets: the ImageFolders of the training, validation
     and test images. Prints which of these changed since.
     """
+    run.classes = datasets[0].classes
     run.transform = describe_transform(datasets[0])
     run.images = {}
     for split, ds in zip(SPLITS, datasets, strict=True):
         run.images[split] = list_sizes(ds.root, [path for path, _ in ds.samples])
     if run.checkpoint is None:
+        if run.start is not None:
+            weights.begin_with(parts["model"], run.start, run.classes, run.record["weights"])
         return 0
     compare_images(run.checkpoint["images"], run.images)
     if run.checkpoint["transform"] != run.transform:
@@ -58,9 +62,22 @@ def restore_checkpoint(run, parts, H, datasets):
             if value.shape == param.shape:
                 values[name] = torch.empty_like(param).copy_(value)
     H.update(run.checkpoint["H"])
+    # a run that was killed after its last checkpoint may lack a row
+    tables.write_history(H)
     epoch = run.checkpoint["epoch"]
     print(f"[INFO] resuming after epoch {epoch} of {config.EPOCHS}...")
+    print_low_rate(parts["lrScheduler"])
     return epoch
+
+
+def print_low_rate(lrScheduler):
+    """Print what to do if the learning rate is too low to learn anything new."""
+    rate = lrScheduler.get_last_lr()[0]
+    # a tenth of a tenth is a little more than a hundredth
+    if rate < 0.011 * lrScheduler.base_lrs[0]:
+        text = f"the learning rate is down to {rate:g}, too low to learn anything new"
+        advice = f"begin a new run with --weights {config.MODEL_PATH} for a rate of its own"
+        print(f"[INFO] {text}; {advice}...")
 
 
 def describe_transform(ds):
@@ -91,9 +108,10 @@ def compare_images(before, now):
 
 
 def save_checkpoint(run, parts, H, epoch):
-    """Write what a resumed run needs after an epoch, in rank 0 alone. parts: {name: what has a
-    state_dict()}."""
+    """Write what a resumed run needs after an epoch, and the history as a table, in rank 0 alone.
+    parts: {name: what has a state_dict()}."""
     state = {name: part.state_dict() for name, part in parts.items()}
+    weights.describe_state(state["model"], run.classes)
     state.update(
         started=run.record["started"],
         epoch=epoch,
@@ -102,3 +120,4 @@ def save_checkpoint(run, parts, H, epoch):
         transform=run.transform,
     )
     weights.save_state(state, config.CHECKPOINT_PATH)
+    tables.write_history(H)

@@ -19,8 +19,10 @@ def output_paths():
         config.CONFUSION_PATH,
         config.PREDICTIONS_PATH,
         config.MISTAKES_PATH,
+        config.HISTORY_PATH,
         config.PLOT_PATH,
         config.RESULTS_PATH,
+        config.PHOTOGRAPHS_PATH,
     ]
 
 
@@ -32,15 +34,16 @@ def lock_output():
 
 
 def set_aside_run():
-    """Move what an earlier run left in output/ into a folder under output/. Where only
-    settings.json is left, the run trained nothing, and the next may overwrite it."""
+    """Move what an earlier run left in output/ into a folder under output/; return the folder.
+    Where only settings.json is left, the run trained nothing, and the next may overwrite it: then
+    return None."""
     found = [path for path in output_paths() if os.path.exists(path)]
     output = os.path.dirname(config.SETTINGS_PATH)
     # has its final name once it is complete: the next start completes one that is killed here
     moving = os.path.join(output, "run-moving")
     isMoving = os.path.exists(moving) and os.listdir(moving)
     if found in ([], [config.SETTINGS_PATH]) and not isMoving:
-        return
+        return None
     os.makedirs(moving, exist_ok=True)
     # the settings first, as without them the rest is no run that could be resumed
     for path in found:
@@ -53,6 +56,7 @@ def set_aside_run():
     os.rename(moving, folder)
     advice = "to continue that run, move them back and add --resume"
     print(f"[INFO] the files of an earlier run were moved to {folder}; {advice}...")
+    return folder
 
 
 def make_evaluation_folder(weightsPath):

@@ -138,3 +138,13 @@ class DataParallel(nn.DataParallel):
         # a small batch may have fewer parts than there are GPUs
         calls = [self.pools[number].submit(run, number) for number in range(len(replicas))]
         return [call.result() for call in calls]
+
+
+def parallelize(model, numGPU):
+    """Return model as it runs on all devices of this process: so many GPUs or, without one, the
+    cores of the CPU."""
+    if numGPU > 1:
+        return DataParallel(model)
+    if numGPU == 0:
+        return CoreParallel(model)
+    return model

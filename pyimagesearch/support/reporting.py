@@ -1,4 +1,4 @@
-"""Progress bars, and the report and pictures in output/."""
+"""The report and the pictures in output/."""
 
 import csv
 import io
@@ -22,12 +22,13 @@ import numpy as np
 from matplotlib import font_manager
 from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import ConfusionMatrixDisplay, classification_report
-from tqdm import tqdm
 
 from . import processes
 from .files import write_file
 from .images import load_image
 
+# of the history, in the order of the tutorial
+CURVES = ("train_loss", "train_acc", "val_loss", "val_acc")
 # pictures in one file, eight rows of four
 MAX_PICTURES = 32
 # the longer side of a photograph in such a file, in pixels
@@ -36,11 +37,6 @@ PICTURE_SIZE = 512
 FONTS = ("Noto Sans CJK JP", "WenQuanYi Zen Hei", "Microsoft YaHei", "Malgun Gothic", "PingFang HK")
 # test images of a class below which its numbers say little
 FEW_IMAGES = 10
-
-
-def progress(iterable, **options):
-    """Return iterable with a progress bar on a terminal; no bar in log files or on other ranks."""
-    return tqdm(iterable, disable=processes.get_rank() > 0 or None, mininterval=1, **options)
 
 
 @contextmanager
@@ -78,14 +74,27 @@ def plot_history(H):
     marker = "o" if len(epochs) == 1 else None
     with plt.style.context("ggplot"):
         (figure, axes) = plt.subplots()
-        for name, values in H.items():
-            axes.plot(epochs, values, label=name, marker=marker)
+        for name in CURVES:
+            axes.plot(epochs, H[name], label=name, marker=marker)
+        limit_losses(axes, H)
         axes.set_title("Training Loss and Accuracy on Dataset")
         axes.set_xlabel("Epoch #")
         axes.set_ylabel("Loss/Accuracy")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
-        axes.legend(loc="lower left", bbox_to_anchor=(0, -0.25), ncols=len(H))
+        axes.legend(loc="lower left", bbox_to_anchor=(0, -0.25), ncols=len(CURVES))
         save_figure(figure, config.PLOT_PATH)
+
+
+def limit_losses(axes, H):
+    """Cut off the curves above where most losses are, if one or a few would press all others flat;
+    print that they are."""
+    losses = H["train_loss"] + H["val_loss"]
+    limit = max(1.1, 2 * float(np.percentile(losses, 75)))
+    if max(losses) > 2 * limit:
+        axes.set_ylim(0, limit)
+        print(
+            f"[INFO] the plot is cut off at {limit:.2f}: the highest loss is {max(losses):.2f}..."
+        )
 
 
 def save_report(ds, preds, probs, folder=None):
@@ -200,10 +209,12 @@ def load_picture(path):
 
 
 @own_style()
-def plot_pictures(path, pictures, titles, hits=None):
-    """Save a grid of pictures, PIL images or arrays (H, W, 3), to path; show results.png where a
-    screen is there. titles: a text for each. hits: whether each prediction is right, for a green
-    title, else a red one."""
+def plot_pictures(path, pictures, titles, hits=None, isShown=False):
+    """Save a grid of pictures, PIL images or arrays (H, W, 3), to path.
+
+    titles: a text for each. hits: whether each prediction is right, for a green title, else a red
+    one. isShown: whether to open a window too, where a screen is there, until the user closes it.
+    """
     columns = min(4, math.ceil(math.sqrt(len(pictures))))
     rows = math.ceil(len(pictures) / columns)
     (figure, grid) = plt.subplots(
@@ -229,7 +240,8 @@ def plot_pictures(path, pictures, titles, hits=None):
         axes.set_title(title, fontsize=11, color=colour)
     save_figure(figure, path)
     # without a screen matplotlib falls back to the backend agg, which cannot show
-    if path == config.RESULTS_PATH and plt.get_backend().lower() != "agg":
+    if isShown and plt.get_backend().lower() != "agg":
+        print("[INFO] close the window to end the script...")
         plt.show()
 
 

@@ -22,17 +22,19 @@ class Run:
 
     record: what settings.json holds. overrides: {name: value} of the settings that all processes
     have from rank 0. numDevices: how many devices share a batch. checkpoint: what was saved after
-    its last epoch, or None. images: {split: list of (path, size)}, and transform: the training
-    transform as text, once they are known. folder: where its report goes, if not where config.py
-    says.
+    its last epoch, or None. start: the weights that it begins with, of load_weights(), or None.
+    images: {split: list of (path, size)}, transform: the training transform as text, and classes,
+    once they are known. folder: where its report goes, if not where config.py says.
     """
 
     record: dict
     overrides: dict
     numDevices: int
     checkpoint: dict | None = None
+    start: tuple | None = None
     images: dict | None = None
     transform: str | None = None
+    classes: list | None = None
     folder: str | None = None
 
 
@@ -62,6 +64,8 @@ def open_new(args):
     flags = settings.get_flags(args)
     # a wrong flag must not cost the earlier run its place
     settings.read_config(flags)
+    # which may be those of the earlier run
+    start = weights.load_weights(args.weights) if args.weights else None
     outputs.lock_output()
     if args.resume:
         print(f"[INFO] no {config.SETTINGS_PATH} to resume: a new run begins...")
@@ -72,9 +76,20 @@ def open_new(args):
         "config": settings.make_json(settings.read_config()),
     }
     overrides = share_settings(settings.read_config(), flags)
-    outputs.set_aside_run()
+    folder = outputs.set_aside_run()
+    if args.weights:
+        record["weights"] = os.path.abspath(args.weights)
+        record["weights moved to"] = find_moved(args.weights, folder)
     write_record(record, config.SETTINGS_PATH)
-    return Run(record, overrides, devices.count_devices())
+    return Run(record, overrides, devices.count_devices(), start=start)
+
+
+def find_moved(path, folder):
+    """Return where the weights at path are now that an earlier run was moved to folder, if any was
+    and if they belonged to it; else None."""
+    if folder is None or os.path.exists(path):
+        return None
+    return os.path.join(os.path.abspath(folder), os.path.basename(path))
 
 
 def open_earlier(args):
@@ -88,8 +103,15 @@ def open_earlier(args):
     # the total batch and the rate stay, on however many devices
     overrides.update(share_batch(record))
     checkpoint = read_checkpoint(record["started"])
+    start = None
+    begun = record.get("weights")
+    if args.weights and os.path.abspath(args.weights) != begun:
+        text = f"the run in output/ began with {begun or 'no weights of your own'}"
+        raise UserError(f"{text}; leave out --weights to resume it, or --resume to begin another")
+    if begun and checkpoint is None:
+        start = weights.load_weights(record["weights moved to"] or begun)
     write_record(record, config.SETTINGS_PATH)
-    return Run(record, overrides, devices.count_devices(), checkpoint)
+    return Run(record, overrides, devices.count_devices(), checkpoint, start)
 
 
 def open_evaluation(args):
@@ -158,7 +180,8 @@ def refuse_changes(record, now, flags, edited):
             changes.append(f"{name} is {inRun} in the run in output/ and {wanted} now")
     if changes:
         advice = "set it back to resume, or start a new run without --resume"
-        raise UserError(f"{'; '.join(changes)}; {advice}")
+        more = f"--weights {config.MODEL_PATH} begins it with the weights of this one"
+        raise UserError(f"{'; '.join(changes)}; {advice} ({more})")
 
 
 def may_change(name):

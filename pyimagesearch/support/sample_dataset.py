@@ -8,7 +8,8 @@ import random
 import shutil
 
 from PIL import Image, ImageChops, ImageDraw, ImageEnhance, ImageFilter, ImageOps
-from tqdm import tqdm
+
+from .progress import progress
 
 SAMPLE_SIZE = 160
 SAMPLE_COUNTS = {"training": 80, "validation": 20, "evaluation": 20}
@@ -243,7 +244,7 @@ def draw_dataset(rootDir, seed):
     shutil.rmtree(partial, ignore_errors=True)
     for split, count in SAMPLE_COUNTS.items():
         os.makedirs(os.path.join(partial, split))
-        for index, label in enumerate(tqdm(DISHES, desc=f"drawing {split}", disable=None)):
+        for index, label in enumerate(progress(DISHES, f"drawing {split}", "classes")):
             for number in range(count):
                 dish = draw_dish(label, random.Random(f"{seed} {split} {label} {number}"))
                 dish.save(os.path.join(partial, split, f"{index}_{number}.jpg"), quality=90)

@@ -15,8 +15,8 @@ from .labels import normalize_name
 # the settings that have a flag: type, smallest value, meaning
 FLAGS = {
     "IMAGE_SIZE": (int, 1, "side in pixels of the square images that the network takes"),
-    "LOCAL_BATCH_SIZE": (int, 1, "images in a training batch, per device"),
-    "PRED_BATCH_SIZE": (int, 1, "images in an inference batch, per device"),
+    "LOCAL_BATCH_SIZE": (int, 1, "images in a batch, per device"),
+    "PRED_BATCH_SIZE": (int, 1, "test images that are drawn, per device"),
     "EPOCHS": (int, 1, "passes over the training images"),
     "LR": (float, 1e-12, "learning rate, multiplied by the number of devices"),
     "SEED": (int, 0, "seed of the weights, the split, the order of the images, their augmentation"),

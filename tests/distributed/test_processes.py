@@ -299,7 +299,7 @@ def test_a_machine_without_training_images_ends_all():
     assert not os.path.exists("first/output/checkpoint.pth")
 
 
-@pytest.mark.parametrize("words", ["--lr: invalid float value: 'a'", "--weights needs --evaluate"])
+@pytest.mark.parametrize("words", ["--lr: invalid float value: 'a'", "--evaluate trains nothing"])
 def test_a_wrong_flag_ends_all_in_the_words_of_argparse(words):
     flag = re.split("[: ]", words)[0]
     for run in end_all(start_group(2, "train_distributed.py", flag, "a"), status=2):

@@ -1,5 +1,6 @@
 """Step 3: a batch of test images, and photographs that are given."""
 
+import csv
 import os
 import re
 from pathlib import Path
@@ -13,7 +14,7 @@ import distributed_inference
 from pyimagesearch import config
 from pyimagesearch.create_dataloaders import eval_transform
 from pyimagesearch.food_classifier import FoodClassifier, Normalize, predict
-from pyimagesearch.support import devices, reporting
+from pyimagesearch.support import devices, photographs, reporting
 from pyimagesearch.support.errors import UserError
 from pyimagesearch.support.images import load_image
 
@@ -34,8 +35,10 @@ def shown(tinyNet, monkeypatch):
     plots = []
     plot_pictures = reporting.plot_pictures
 
-    def plot_and_keep(path, pictures, titles, hits=None):
+    def plot_and_keep(path, pictures, titles, hits=None, isShown=False):
         assert path == config.RESULTS_PATH
+        # a loop over new photographs must not wait for somebody who closes a window
+        assert isShown == (hits is not None)
         plots.append((pictures, titles, hits))
         # many take seconds; test_reporting.py looks at them
         if len(pictures) < 10:
@@ -246,3 +249,99 @@ def test_the_picture_has_room_for_some_of_many_photographs_evenly_from_all_folde
     out = capsys.readouterr().out
     assert f": {len(pictures)} of 51..." in out
     assert out.count(": Egg 0.84") == 51
+
+
+def read_rows():
+    """Return the rows of photographs.csv below the names of its columns."""
+    with open(config.PHOTOGRAPHS_PATH, newline="", encoding="utf-8-sig") as file:
+        return list(csv.reader(file))[1:]
+
+
+@pytest.mark.parametrize("numWorkers", [0, 2])
+@pytest.mark.parametrize("numGPU", [0, 2])
+def test_batches_that_workers_read_are_printed_and_listed_in_the_order_of_the_names(
+    shown, monkeypatch, capsys, numWorkers, numGPU
+):
+    # one that is broken in the second batch, and a batch of broken ones
+    names = [f"holiday/{number:02}.jpg" for number in range(40)]
+    for number, name in enumerate(names):
+        draw_image(name, 3, number, size=(8, 8))
+    broken = [names[number] for number in (9, 16, 17, 18, 19)]
+    for name in broken:
+        Path(name).write_text("no image")
+    sizes = []
+
+    def predict_and_count(model, x):
+        sizes.append(len(x))
+        assert isinstance(model, torch.nn.DataParallel) == (numGPU == 2)
+        return predict(model, x)
+
+    monkeypatch.setattr(devices, "count_gpus", lambda: numGPU)
+    monkeypatch.setattr(distributed_inference, "predict", predict_and_count)
+    batchSize = 4 // max(numGPU, 1)
+    flags = ["--local-batch-size", str(batchSize), "--num-workers", str(numWorkers)]
+    with pytest.raises(UserError, match="left out.*: 5 of 40"):
+        infer("holiday", *flags)
+    good = [name for name in names if name not in broken]
+    out = capsys.readouterr().out
+    assert find_classified(out) == good
+    assert re.findall(r"left out: (\S+):", out.replace(os.sep, "/")) == broken
+    rows = read_rows()
+    assert [row[0].replace(os.sep, "/") for row in rows] == good
+    for row in rows:
+        assert row[1:4] == ["Egg", "Bread", "Soup"]
+        assert [float(text) for text in row[4:]] == pytest.approx(
+            [0.8438, 0.1142, 0.0420], abs=1e-4
+        )
+    assert sizes == [4, 4, 3] + [4] * 6
+    assert f"saved {config.PHOTOGRAPHS_PATH}: 35 photographs" in out
+
+
+def test_the_table_is_whole_where_classifying_is_stopped(shown, monkeypatch):
+    for number in range(20):
+        draw_image(f"holiday/{number:02}.jpg", 3, number, size=(8, 8))
+
+    def predict_and_stop(model, x):
+        if len(read_rows()) == 8:
+            raise KeyboardInterrupt
+        return predict(model, x)
+
+    monkeypatch.setattr(distributed_inference, "predict", predict_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        infer("holiday", "--local-batch-size", "4")
+    assert [Path(row[0]).name for row in read_rows()] == [f"{number:02}.jpg" for number in range(8)]
+
+
+def test_few_photographs_start_no_worker_and_many_no_more_than_there_are_cpus(shown, monkeypatch):
+    started = []
+    loader = photographs.DataLoader
+
+    def start(dataset, **options):
+        started.append((options["num_workers"], options["batch_size"]))
+        return loader(dataset, **{**options, "num_workers": 0, "multiprocessing_context": None})
+
+    monkeypatch.setattr(photographs, "DataLoader", start)
+    config.NUM_WORKERS = 3
+    for number in range(40):
+        draw_image(f"holiday/{number:02}.jpg", 3, number, size=(8, 8))
+    infer("holiday/00.jpg")
+    infer("holiday", "--local-batch-size", "32")
+    infer("holiday", "--local-batch-size", "2")
+    # each worker reads its part of a batch
+    assert started == [(0, 32), (3, 10), (3, 1)]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["lunch.jpg", "--seed", "3"],
+        ["lunch.jpg", "--pred-batch-size", "8"],
+        ["--local-batch-size", "8"],
+        ["--num-workers", "0"],
+    ],
+)
+def test_a_flag_that_would_be_ignored_is_refused(shown, capsys, flags):
+    with pytest.raises(SystemExit, match="2"):
+        infer(*flags)
+    assert "-batch-size" in capsys.readouterr().err
+    assert not shown

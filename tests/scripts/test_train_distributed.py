@@ -25,6 +25,7 @@ from helpers import (
     draw_image,
     load,
     read_tree,
+    without_time,
 )
 from torch import nn
 from torch.nn.functional import cross_entropy
@@ -39,7 +40,7 @@ from pyimagesearch.support import devices, processes, reporting, script
 from pyimagesearch.support.errors import UserError
 
 PRODUCTS = "checkpoint.pth classification_report.txt confusion_matrix.png food_classifier.pth "
-PRODUCTS += "mistakes.png model_training.png predictions.csv settings.json"
+PRODUCTS += "history.csv mistakes.png model_training.png predictions.csv settings.json"
 PRODUCTS = PRODUCTS.split()
 
 
@@ -118,7 +119,8 @@ def test_the_lines_of_the_tutorial_are_printed_in_its_order(train, capsys):
     )
     assert sorted(read_tree()) == PRODUCTS
     history = load(config.CHECKPOINT_PATH)["H"]
-    assert list(history) == ["train_loss", "train_acc", "val_loss", "val_acc"]
+    names = ["rate", "train_loss", "train_acc", "val_loss", "val_acc", "seconds"]
+    assert list(history) == names
     assert {len(values) for values in history.values()} == {2}
 
 
@@ -451,8 +453,9 @@ def test_a_run_that_goes_on_with_more_epochs_is_that_of_an_undisturbed_one(edite
     config.EPOCHS = 3
     run_script("--resume")
     (found, expected) = (load(config.CHECKPOINT_PATH), load("whole/checkpoint.pth"))
-    for name in ("model", "opt", "lrScheduler", "H", "epoch"):
+    for name in ("model", "opt", "lrScheduler", "epoch"):
         assert_same(found[name], expected[name])
+    assert without_time(found)["H"] == without_time(expected)["H"]
 
 
 @pytest.mark.parametrize("isFlag", [False, True])
@@ -542,6 +545,138 @@ def test_an_earlier_run_that_is_moved_back_can_be_resumed(train, edited):
     run_script("--resume")
     assert count_epochs() == 3
     assert load(config.CHECKPOINT_PATH)["opt"]["param_groups"][0]["initial_lr"] == 0.001
+
+
+@pytest.fixture
+def trained(edited, capsys):
+    """Have a run in output/ of an epoch with a rate of 0, and its weights in mine.pth."""
+    config.EPOCHS = 1
+    run_script("--lr", "1e-12")
+    shutil.copy(config.MODEL_PATH, "mine.pth")
+    capsys.readouterr()
+
+
+def test_a_run_begins_with_weights_of_ones_own_and_with_a_rate_of_its_own(trained, capsys):
+    run_script("--weights", "mine.pth", "--lr", "1e-12", "--seed", "5")
+    out = capsys.readouterr().out
+    assert "[INFO] beginning with the weights in " in out
+    assert "new..." not in out
+    state = load(config.CHECKPOINT_PATH)
+    assert (state["epoch"], state["opt"]["param_groups"][0]["initial_lr"]) == (1, 1e-12)
+    # such a rate changes nothing but the statistics
+    mine = load("mine.pth")
+    for name, tensor in load(config.MODEL_PATH).items():
+        assert torch.allclose(tensor, mine[name], atol=1e-6) or "running" in name or "num" in name
+    # another seed alone would be another network
+    run_script("--lr", "1e-12", "--seed", "5")
+    weights = load(config.MODEL_PATH)["classifier.weight"]
+    assert not torch.allclose(weights, mine["classifier.weight"], atol=1e-3)
+
+
+def test_weights_of_other_classes_begin_a_run_with_a_new_classifier_and_a_line(trained, capsys):
+    draw_class_folders(classes=["Bread", "Egg", "Pie", "Soup"])
+    config.CLASSES = ["Bread", "Egg", "Pie", "Soup"]
+    run_script("--weights", "mine.pth", "--lr", "1e-12")
+    assert "trained on other classes: the classifier is new..." in capsys.readouterr().out
+    (found, mine) = (load(config.MODEL_PATH), load("mine.pth"))
+    assert found["classifier.weight"].shape == (4, 8)
+    name = "baseModel.conv.weight"
+    torch.testing.assert_close(found[name], mine[name])
+
+
+def test_a_run_begins_with_the_weights_of_the_run_that_it_sets_aside(trained, monkeypatch, capsys):
+    flags = ["--weights", config.MODEL_PATH, "--lr", "1e-12"]
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        interrupt_epoch(patch, 1)
+        run_script(*flags)
+    (folder,) = Path("output").glob("run-*")
+    record = read_settings()
+    assert record["weights"] == os.path.abspath(config.MODEL_PATH)
+    assert record["weights moved to"] == os.path.abspath(folder / "food_classifier.pth")
+    # as torchrun restarts it, and as a person does
+    for command in ([*flags, "--resume"], ["--resume", "--epochs", "2"]):
+        capsys.readouterr()
+        run_script(*command)
+        assert ("beginning with the weights" in capsys.readouterr().out) == (
+            command[0] != "--resume"
+        )
+    assert count_epochs() == 2
+    assert list(Path("output").glob("run-*")) == [folder]
+    mine = load("mine.pth")["classifier.weight"]
+    assert torch.allclose(load(config.MODEL_PATH)["classifier.weight"], mine, atol=1e-6)
+
+
+def test_a_run_is_not_resumed_with_other_weights_than_it_began_with(trained):
+    before = read_tree()
+    with pytest.raises(UserError, match="began with no weights of your own; leave out --weights"):
+        run_script("--resume", "--weights", "mine.pth")
+    assert read_tree() == before
+    run_script("--weights", "mine.pth")
+    os.rename("mine.pth", "other.pth")
+    with pytest.raises(UserError, match=r"began with .*mine\.pth"):
+        run_script("--resume", "--weights", "other.pth")
+    # its checkpoint has all that it needs
+    config.EPOCHS = 2
+    run_script("--resume", "--weights", "mine.pth")
+    assert count_epochs() == 2
+
+
+@pytest.mark.parametrize("text", ["", "<!DOCTYPE html>", "no weights"])
+def test_a_file_of_no_weights_costs_the_earlier_run_nothing(trained, text):
+    Path("mine.pth").write_text(text)
+    before = read_tree()
+    with pytest.raises(UserError, match=r"^mine\.pth is "):
+        run_script("--weights", "mine.pth")
+    assert read_tree() == before
+
+
+@pytest.mark.parametrize("isPretrained", [False, True])
+def test_weights_of_ones_own_take_the_place_of_those_of_imagenet(
+    trained, monkeypatch, isPretrained
+):
+    config.PRETRAINED = isPretrained
+    load_densenet = Mock(wraps=train_distributed.load_densenet)
+    monkeypatch.setattr(train_distributed, "load_densenet", load_densenet)
+    run_script("--weights", "mine.pth")
+    load_densenet.assert_called_once_with(pretrained=False)
+
+
+def test_a_resumed_run_whose_rate_is_too_low_to_learn_says_what_to_do(edited, capsys):
+    config.EPOCHS = 19
+    draw_class_folders(counts=(1, 1, 1))
+    run_script()
+    config.EPOCHS = 20
+    run_script("--resume")
+    # a tenth of the first
+    assert "too low" not in capsys.readouterr().out
+    run_script("--resume", "--epochs", "21")
+    out = capsys.readouterr().out
+    assert "the learning rate is down to 1e-05, too low to learn anything new; " in out
+    assert f"--weights {config.MODEL_PATH}" in out
+    assert "Learning rate: 1e-05\n" in out
+
+
+def test_the_history_is_a_table_that_a_killed_run_completes(edited, monkeypatch):
+    config.EPOCHS = 3
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        interrupt_epoch(patch, 3)
+        run_script()
+    # killed after its checkpoint, before its table
+    os.remove(config.HISTORY_PATH)
+    run_script("--resume")
+    os.rename("output", "resumed")
+    run_script()
+    tables = []
+    for folder in ("resumed", "output"):
+        text = Path(folder, "history.csv").read_text(encoding="utf-8-sig")
+        lines = text.splitlines()
+        assert lines[0] == "epoch,rate,train_loss,train_acc,val_loss,val_acc,seconds"
+        assert all(float(line.rpartition(",")[2]) >= 0 for line in lines[1:])
+        tables.append([line.rpartition(",")[0] for line in lines])
+    assert len(tables[0]) == 4
+    assert tables[0] == tables[1]
+    # each row is there with its checkpoint
+    assert tables[0][3].startswith("3,0.001,")
 
 
 def test_evaluation_of_the_weights_gives_the_very_report_of_the_training(train, capsys):

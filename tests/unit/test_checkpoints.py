@@ -27,7 +27,7 @@ from pyimagesearch.support.checkpoints import (
     compare_images,
     describe_transform,
     read_checkpoint,
-    restore_checkpoint,
+    restore_run,
     save_checkpoint,
 )
 from pyimagesearch.support.errors import UserError
@@ -79,7 +79,7 @@ def test_a_restored_run_takes_the_very_steps_that_the_first_would_have_taken(
     parts = make_parts()
     run = start_run(resume=False)
     H = {"val_acc": []}
-    assert restore_checkpoint(run, parts, H, datasets) == 0
+    assert restore_run(run, parts, H, datasets) == 0
     for seed in range(3):
         train_step(parts, seed)
     assert parts["scaler"].get_scale() == 2.0**68
@@ -98,7 +98,7 @@ def test_a_restored_run_takes_the_very_steps_that_the_first_would_have_taken(
         torch.save(state, config.CHECKPOINT_PATH)
     resumed = make_parts()
     run = start_run(resume=True)
-    assert restore_checkpoint(run, resumed, H, datasets) == 3
+    assert restore_run(run, resumed, H, datasets) == 3
     assert H == {"val_acc": [0.5]}
     for seed in range(3, 6):
         train_step(resumed, seed)
@@ -111,16 +111,16 @@ def test_a_run_that_was_killed_in_its_first_epoch_begins_again(datasets, capsys)
     run = start_run(resume=True)
     assert f"no {config.CHECKPOINT_PATH} yet" in capsys.readouterr().out
     H = {"val_acc": []}
-    assert restore_checkpoint(run, make_parts(), H, datasets) == 0
+    assert restore_run(run, make_parts(), H, datasets) == 0
     assert H == {"val_acc": []}
 
 
 def test_a_checkpoint_is_all_that_is_saved_for_a_resumed_run(datasets):
     run = start_run(resume=False)
-    restore_checkpoint(run, parts := make_parts(), {}, datasets)
+    restore_run(run, parts := make_parts(), {}, datasets)
     save_checkpoint(run, parts, {"val_acc": [0.5]}, 1)
     # the weights are the script's to save
-    assert set(read_tree()) == {"settings.json", "checkpoint.pth"}
+    assert set(read_tree()) == {"settings.json", "checkpoint.pth", "history.csv"}
     state = load(config.CHECKPOINT_PATH)
     names = {"started", "epoch", "H", "images", "transform"}
     assert set(state) == set(parts) | names
@@ -166,7 +166,7 @@ def test_a_resumed_run_whose_training_transform_changed_says_so_with_that_of_bef
 ):
     datasets[0].transform = transforms.RandomRotation(90)
     run = start_run(resume=False)
-    restore_checkpoint(run, parts := make_parts(), {}, datasets)
+    restore_run(run, parts := make_parts(), {}, datasets)
     before = run.transform
     assert "RandomRotation" in before
     save_checkpoint(run, parts, {}, 1)
@@ -175,12 +175,12 @@ def test_a_resumed_run_whose_training_transform_changed_says_so_with_that_of_bef
     datasets[0].transform = transforms.RandomRotation(90)
     # that of evaluation is no matter
     datasets[2].transform = transforms.ToTensor()
-    restore_checkpoint(start_run(resume=True), parts, {}, datasets)
+    restore_run(start_run(resume=True), parts, {}, datasets)
     assert "transform" not in capsys.readouterr().out
 
     datasets[0].transform = transforms.RandomHorizontalFlip()
     run = start_run(resume=True)
-    restore_checkpoint(run, parts, {}, datasets)
+    restore_run(run, parts, {}, datasets)
     assert f"the training transform changed: {before} then..." in capsys.readouterr().out
     # the next checkpoint has the new one
     save_checkpoint(run, parts, {}, 2)
@@ -189,7 +189,7 @@ def test_a_resumed_run_whose_training_transform_changed_says_so_with_that_of_bef
 
 def test_a_checkpoint_of_another_run_is_refused(datasets):
     run = start_run(resume=False)
-    restore_checkpoint(run, parts := make_parts(), {}, datasets)
+    restore_run(run, parts := make_parts(), {}, datasets)
     save_checkpoint(run, parts, {}, 1)
     assert read_checkpoint(run.record["started"])["epoch"] == 1
     with pytest.raises(UserError, match="another run than .*settings.json") as caught:
@@ -203,19 +203,19 @@ def test_a_checkpoint_of_another_run_is_refused(datasets):
 
 def test_resuming_leaves_config_as_the_run_had_it(datasets):
     run = start_run(resume=False)
-    restore_checkpoint(run, parts := make_parts(), {}, datasets)
+    restore_run(run, parts := make_parts(), {}, datasets)
     save_checkpoint(run, parts, {}, 1)
     run = start_run(resume=True)
     before = dict(vars(config))
-    restore_checkpoint(run, parts, {}, datasets)
+    restore_run(run, parts, {}, datasets)
     assert vars(config) == before
 
 
 def list_training_images(folder=None):
     """Return the images of a run whose training images are in a folder, TRAIN if none is given."""
     ds = ImageFolder(folder or config.TRAIN)
-    run = Namespace(checkpoint=None)
-    restore_checkpoint(run, {}, {}, (ds, ds, ds))
+    run = Namespace(checkpoint=None, start=None)
+    restore_run(run, {}, {}, (ds, ds, ds))
     return run.images["training"]
 
 

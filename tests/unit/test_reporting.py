@@ -5,6 +5,7 @@ import importlib
 import os
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -94,6 +95,36 @@ def test_the_four_curves_are_seen_over_whole_epochs_with_their_legend(saved, epo
         colour = np.array(to_rgb(line.get_color())) * 255
         for part in parts:
             assert (abs(part - colour).max(2) < 3).sum() > 5
+
+
+@pytest.mark.parametrize(("first", "isCut"), [(412.0, True), (4.0, False)])
+def test_one_huge_loss_does_not_press_all_curves_flat(saved, capsys, first, isCut):
+    losses = [first, *(2 - 0.05 * epoch for epoch in range(29))]
+    accuracies = [0.02 * epoch for epoch in range(30)]
+    H = {"rate": [1e-4] * 30, "train_loss": losses, "train_acc": accuracies}
+    H |= {"val_loss": losses, "val_acc": accuracies, "seconds": [3000] * 30}
+    reporting.plot_history(H)
+    (axes,) = saved[0].axes
+    assert len(axes.lines) == 4
+    (_, top) = axes.get_ylim()
+    # all but that one is seen, and fills the picture
+    assert 2 < top < 5
+    out = capsys.readouterr().out
+    assert ("the plot is cut off at" in out) == isCut
+    assert ("the highest loss is 412.00..." in out) == isCut
+
+
+@pytest.mark.parametrize("isShown", [False, True])
+def test_a_window_opens_where_it_is_wanted_and_a_line_says_what_the_script_waits_for(
+    monkeypatch, capsys, isShown
+):
+    # a desktop
+    monkeypatch.setattr(reporting.plt, "get_backend", lambda: "TkAgg")
+    show = Mock()
+    monkeypatch.setattr(reporting.plt, "show", show)
+    reporting.plot_pictures(config.RESULTS_PATH, [np.zeros((8, 8, 3))], ["Egg"], isShown=isShown)
+    assert show.call_count == isShown
+    assert ("close the window to end the script" in capsys.readouterr().out) == isShown
 
 
 def test_a_users_own_style_of_matplotlib_spoils_no_picture():
@@ -310,16 +341,6 @@ def test_titles_are_wrapped_apart_from_each_other_and_green_where_right_else_red
     assert_picture_is_whole("a.png", saved[0])
 
 
-def test_a_window_opens_for_the_results_alone_and_where_there_is_a_screen(monkeypatch):
-    shown = []
-    monkeypatch.setattr(plt, "show", lambda: shown.append(True))
-
-    def plot(path):
-        reporting.plot_pictures(path, [np.zeros((8, 8, 3))], ["title"])
-        return len(shown)
-
-    assert plot(config.RESULTS_PATH) == 0
-    monkeypatch.setattr(plt, "get_backend", lambda: "TkAgg")
-    # a training does not stop for somebody to close a window
-    assert plot(config.MISTAKES_PATH) == 0
-    assert plot(config.RESULTS_PATH) == 1
+def test_without_a_screen_no_window_is_opened(monkeypatch):
+    monkeypatch.setattr(plt, "show", Mock(side_effect=AssertionError))
+    reporting.plot_pictures(config.RESULTS_PATH, [np.zeros((8, 8, 3))], ["title"], isShown=True)

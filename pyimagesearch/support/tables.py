@@ -1,0 +1,51 @@
+"""The tables in output/, as a spreadsheet and pandas read them."""
+
+import codecs
+import csv
+import io
+
+from pyimagesearch import config
+
+from . import files, processes
+
+
+def format_rows(rows):
+    """Return rows of plain values as the bytes of a table."""
+    table = io.StringIO()
+    csv.writer(table, lineterminator="\n").writerows(rows)
+    # a file name may hold bytes that are no character
+    return table.getvalue().encode(errors="replace")
+
+
+def write_table(path, rows):
+    """Write rows, the names of the columns first, to path."""
+    # without this mark Excel takes accents for other letters
+    files.write_file(path, codecs.BOM_UTF8 + format_rows(rows))
+
+
+def append_rows(path, rows):
+    """Write more rows into the table at path, with which it is whole again."""
+    # unbuffered: all of it at once
+    with open(path, "ab", buffering=0) as file:
+        file.write(format_rows(rows))
+
+
+def write_history(H):
+    """Write a row for each epoch of the history H, a list per name with a value per epoch, in rank
+    0 alone."""
+    if processes.get_rank() > 0:
+        return
+    rows = [["epoch", *H]]
+    for epoch, values in enumerate(zip(*H.values(), strict=True), start=1):
+        rows.append([epoch, *values])
+    write_table(config.HISTORY_PATH, rows)
+
+
+def begin_photographs(numGuesses):
+    """Write the first row of the table of photographs, with so many classes each; return the path
+    of the table."""
+    numbers = range(1, numGuesses + 1)
+    names = [f"class {number}" for number in numbers]
+    probs = [f"probability {number}" for number in numbers]
+    write_table(config.PHOTOGRAPHS_PATH, [["path", *names, *probs]])
+    return config.PHOTOGRAPHS_PATH
