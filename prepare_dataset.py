@@ -14,6 +14,7 @@ from pyimagesearch import config
 from pyimagesearch.support import script, settings
 from pyimagesearch.support.copies import record_copies
 from pyimagesearch.support.dataset_checks import check_plan
+from pyimagesearch.support.files import replace_file
 from pyimagesearch.support.images import EXTENSIONS
 from pyimagesearch.support.plan import plan_copies
 from pyimagesearch.support.progress import progress
@@ -37,7 +38,7 @@ def copy_images(rootDir, destiDir, plan):
         if not image.isCopied:
             partialPath = plan.get_partial(destiDir)
             shutil.copyfile(image.path, partialPath)
-            os.replace(partialPath, destiPath)
+            replace_file(partialPath, destiPath)
 
     # count the images in the destination directory
     currentTotal = list_images(destiDir)

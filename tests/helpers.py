@@ -1,6 +1,7 @@
 """What the tests draw, train and start."""
 
 import colorsys
+import errno
 import json
 import multiprocessing
 import os
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -153,6 +155,23 @@ def without_time(state):
 def without_seconds(table):
     """Return the rows of history.csv without the times that the epochs took."""
     return [line.rpartition(",")[0] for line in table.decode().splitlines()]
+
+
+def hold(monkeypatch, name, times=1000):
+    """Have the system refuse to replace, move or remove the file of this name, so many times, as
+    Windows does while another program holds it; no time passes between two tries."""
+    left = [times]
+
+    def refuse(function, *paths):
+        held = [path for path in paths if os.path.basename(path) == name and os.path.exists(path)]
+        if held and left[0] > 0:
+            left[0] -= 1
+            raise PermissionError(errno.EACCES, "Permission denied", held[0])
+        return function(*paths)
+
+    for operation in ("replace", "rename", "remove"):
+        monkeypatch.setattr(os, operation, partial(refuse, getattr(os, operation)))
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
 
 
 def run_python(*arguments, env=None, cwd=".", timeout=300):

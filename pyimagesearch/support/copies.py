@@ -64,7 +64,7 @@ def record_copies(plan):
     if plan.seed is not None:
         check_seed(list_copies(), record)
     for destiDir in (config.TRAIN, config.VAL, config.TEST):
-        os.makedirs(destiDir, exist_ok=True)
+        files.make_folder(destiDir)
         if isLocked:
             # of a prepare that was killed
             files.remove_partials(destiDir)

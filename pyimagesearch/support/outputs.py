@@ -1,12 +1,13 @@
 """The files that the scripts leave in output/."""
 
 import os
-import shutil
 import time
+from contextlib import suppress
 
 from pyimagesearch import config
 
 from . import files
+from .errors import UserError
 
 
 def output_paths():
@@ -27,36 +28,66 @@ def output_paths():
 
 
 def lock_output():
-    """Keep other trainings out of output/, and remove the partial files of a killed one."""
+    """Keep other trainings out of output/, and remove the partial files of a killed one. Raises
+    UserError if another training is there, or if a run could not write its files."""
     files.lock_folder(os.path.dirname(config.SETTINGS_PATH), "another training")
-    for folder in {os.path.dirname(path) for path in output_paths()}:
+    for folder in {os.path.dirname(path) or "." for path in output_paths()}:
+        files.make_folder(folder)
         files.remove_partials(folder)
 
 
 def set_aside_run():
-    """Move what an earlier run left in output/ into a folder under output/; return the folder.
-    Where only settings.json is left, the run trained nothing, and the next may overwrite it: then
-    return None."""
-    found = [path for path in output_paths() if os.path.exists(path)]
+    """Move what an earlier run left in output/ into a folder under output/, all of it or nothing;
+    return the folder. Where only settings.json is left, the run trained nothing, and the next may
+    overwrite it: then return None. Raises UserError if another program holds a file."""
+    found = []
+    for path in output_paths():
+        found += files.list_versions(path)
     output = os.path.dirname(config.SETTINGS_PATH)
     # has its final name once it is complete: the next start completes one that is killed here
     moving = os.path.join(output, "run-moving")
     isMoving = os.path.exists(moving) and os.listdir(moving)
     if found in ([], [config.SETTINGS_PATH]) and not isMoving:
         return None
-    os.makedirs(moving, exist_ok=True)
-    # the settings first, as without them the rest is no run that could be resumed
-    for path in found:
-        # over what a start left half copied that was killed between two disks
-        shutil.move(path, os.path.join(moving, os.path.basename(path)))
+    move_run(found, moving)
     times = [os.path.getmtime(os.path.join(moving, name)) for name in os.listdir(moving)]
     folder = os.path.join(output, time.strftime("run-%Y-%m-%d-%H%M%S", time.localtime(max(times))))
     while os.path.exists(folder):
         folder += "-again"
-    os.rename(moving, folder)
+    files.retry(os.rename, moving, folder)
     advice = "to continue that run, move them back and add --resume"
     print(f"[INFO] the files of an earlier run were moved to {folder}; {advice}...")
     return folder
+
+
+def move_run(paths, folder):
+    """Move the files at paths, those of a run, into folder, all of them or none. Raises UserError
+    if another program holds one."""
+    os.makedirs(folder, exist_ok=True)
+    # the settings first, as without them the rest is no run that could be resumed
+    for path in paths:
+        try:
+            # over what a start left half copied that was killed between two disks
+            files.move_file(path, os.path.join(folder, os.path.basename(path)))
+        except PermissionError as error:
+            move_back(folder)
+            held = f"{path} of an earlier run cannot be moved aside ({error.strerror})"
+            raise UserError(f"{held}; close the program that has it open") from error
+
+
+def move_back(folder):
+    """Move the files of a run in folder back to where config.py says."""
+    for path in output_paths():
+        for source in files.list_versions(os.path.join(folder, os.path.basename(path))):
+            target = os.path.join(os.path.dirname(path), os.path.basename(source))
+            if os.path.exists(target):
+                # which was copied to folder by half, from another disk
+                os.remove(source)
+            else:
+                files.move_file(source, target)
+    # others in it would be the user's
+    with suppress(OSError):
+        os.rmdir(folder)
 
 
 def make_evaluation_folder(weightsPath):
@@ -78,8 +109,10 @@ def is_output(path):
     an earlier run or an evaluation is."""
     place = os.path.realpath(path)
     folder = os.path.dirname(place)
+    # one that write_result() wrote beside another is named after that
+    name = os.path.basename(place).replace("-again", "")
     for product in output_paths():
-        if os.path.basename(product) != os.path.basename(place):
+        if os.path.basename(product) != name:
             continue
         if folder == os.path.realpath(os.path.dirname(product)):
             return True

@@ -8,7 +8,7 @@ import re
 import sys
 import textwrap
 import warnings
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 from pyimagesearch import config
 
@@ -24,7 +24,7 @@ from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import ConfusionMatrixDisplay, classification_report
 
 from . import processes
-from .files import write_file
+from .files import remove_result, write_result
 from .images import load_image
 
 # of the history, in the order of the tutorial
@@ -60,8 +60,8 @@ def save_figure(figure, path):
     letters = sorted({chr(int(number)) for number in re.findall(r"Glyph (\d+) ", texts)})
     if letters:
         print(f"[INFO] no font for {''.join(letters)}: install one, such as Noto Sans CJK...")
-    write_file(path, buffer.getvalue())
-    print(f"[INFO] saved {path}...")
+    saved = write_result(path, buffer.getvalue())
+    print(f"[INFO] saved {saved}...")
 
 
 @own_style()
@@ -109,7 +109,7 @@ def save_report(ds, preds, probs, folder=None):
     classes = [make_printable(name) for name in ds.classes]
     report = format_report(ds.targets, preds, classes)
     print(report)
-    write_file(place(config.REPORT_PATH, folder), report.encode())
+    write_result(place(config.REPORT_PATH, folder), report.encode())
     plot_confusion(place(config.CONFUSION_PATH, folder), ds.targets, preds, classes)
     rows = []
     for (path, target), pred, prob in zip(ds.samples, preds, probs, strict=True):
@@ -150,15 +150,14 @@ def write_predictions(path, rows):
     writer.writerow(["path", "true class", "predicted class", "probability"])
     for image, true, pred, prob in rows:
         writer.writerow([image, true, pred, f"{prob:.4f}"])
-    write_file(path, table.getvalue().encode(errors="replace"))
+    write_result(path, table.getvalue().encode(errors="replace"))
 
 
 def plot_mistakes(path, rows, root):
     """Save the photographs of rows, see write_predictions(), as pictures to path; where there are
     none, leave no picture of an earlier report there. root: of their paths in the titles."""
     if not rows:
-        with suppress(FileNotFoundError):
-            os.remove(path)
+        remove_result(path)
         return
     pictures = []
     titles = []

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock, Timeout
-from helpers import DEFAULTS, read_tree
+from helpers import DEFAULTS, hold, read_tree
 
 from pyimagesearch import config
 from pyimagesearch.support import files, outputs
@@ -104,7 +104,7 @@ def make_killer(function, count):
 def test_a_move_that_is_killed_anywhere_is_completed_by_the_next_start(count, monkeypatch):
     expected = write_run("first")
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(shutil, "move", make_killer(shutil.move, count))
+        patch.setattr(files, "move_file", make_killer(files.move_file, count))
         set_aside_run()
     # the settings first, as without them the rest is no run that could be resumed
     assert set(os.listdir("output/run-moving")) == set(list(expected)[:count])
@@ -117,7 +117,7 @@ def test_a_move_that_is_killed_anywhere_is_completed_by_the_next_start(count, mo
 def test_a_move_that_is_killed_before_the_folder_has_its_name_is_completed(monkeypatch):
     expected = write_run("first")
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        # shutil.move() renames too
+        # files.move_file() renames too
         numFiles = len(expected)
         patch.setattr(os, "rename", make_killer(os.rename, numFiles))
         set_aside_run()
@@ -140,12 +140,86 @@ def test_settings_that_are_left_of_a_move_that_was_killed_go_to_the_rest():
 
 
 def test_a_file_that_was_half_copied_from_another_disk_is_moved_again():
-    # shutil.move() copies there, and a killed one leaves a half and the whole
+    # files.move_file() copies there, and a killed one leaves a half and the whole
     expected = write_run("first")
     files.write_file("output/run-moving/food_classifier.pth", b"fir")
     shutil.move(config.SETTINGS_PATH, "output/run-moving")
     set_aside_run()
     assert read_runs() == [expected]
+
+
+@pytest.mark.parametrize("name", ["settings.json", "predictions.csv", "results.png"])
+def test_a_run_of_which_a_file_is_held_is_not_moved_and_leaves_no_folder(name, monkeypatch):
+    config.MODEL_PATH = "models/weights.pth"
+    expected = write_run("first")
+    before = (read_tree(), read_tree("models"))
+    with monkeypatch.context() as patch:
+        hold(patch, name)
+        for _ in range(2):
+            with pytest.raises(UserError, match=f"output/{name} .* cannot be moved aside.*close"):
+                set_aside_run()
+            assert (read_tree(), read_tree("models")) == before
+            assert not list(Path("output").glob("run-*"))
+    # once it is closed
+    set_aside_run()
+    assert read_runs() == [expected]
+
+
+def test_a_run_moves_though_a_scanner_holds_one_file_for_a_moment(monkeypatch):
+    expected = write_run("first")
+    hold(monkeypatch, "food_classifier.pth", times=2)
+    set_aside_run()
+    assert read_runs() == [expected]
+
+
+def test_a_folder_gets_its_name_though_a_scanner_holds_it_for_a_moment(monkeypatch):
+    expected = write_run("first")
+    hold(monkeypatch, "run-moving", times=2)
+    set_aside_run()
+    assert read_runs() == [expected]
+
+
+def test_a_move_that_was_killed_between_two_disks_and_is_then_refused_keeps_the_whole_file(
+    monkeypatch,
+):
+    expected = write_run("first")
+    # the settings are moved, of the weights a half is copied
+    os.mkdir("output/run-moving")
+    shutil.move(config.SETTINGS_PATH, "output/run-moving")
+    files.write_file("output/run-moving/food_classifier.pth", b"fir")
+    hold(monkeypatch, "checkpoint.pth")
+    with pytest.raises(UserError):
+        set_aside_run()
+    assert read_tree() == expected
+
+
+def test_what_was_written_beside_a_held_table_goes_with_its_run(monkeypatch):
+    write_run("first")
+    files.write_file("output/predictions-again.csv", b"again")
+    files.write_file("output/predictions-old.csv", b"of the user")
+    expected = read_tree()
+    del expected["predictions-old.csv"]
+    with monkeypatch.context() as patch, pytest.raises(UserError):
+        hold(patch, "model_training.png")
+        set_aside_run()
+    set_aside_run()
+    assert read_runs() == [expected]
+    assert [path.name for path in Path("output").glob("*.csv")] == ["predictions-old.csv"]
+    assert is_output("output/mistakes-again.png")
+
+
+def test_a_folder_of_any_output_that_cannot_be_written_is_known_at_the_start():
+    # a file is in the place of the folder
+    files.write_file("models", b"")
+    config.MODEL_PATH = "models/weights.pth"
+    with pytest.raises(UserError, match="no file can be written in models "):
+        outputs.lock_output()
+
+
+def test_outputs_may_be_in_the_working_directory_itself():
+    (config.SETTINGS_PATH, config.MODEL_PATH) = ("settings.json", "weights.pth")
+    outputs.lock_output()
+    assert os.path.exists(".lock")
 
 
 def test_an_evaluation_has_a_folder_of_its_own_named_after_its_weights(monkeypatch):

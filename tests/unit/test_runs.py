@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import time
 from argparse import Namespace
 from pathlib import Path
@@ -370,13 +369,13 @@ def test_an_earlier_run_is_moved_aside_at_the_start_its_settings_first(monkeypat
         files.write_file(path, b"of the first")
     before = read_tree()
     moved = []
-    move = shutil.move
+    move = files.move_file
 
-    def note_and_move(path, folder):
+    def note_and_move(path, target):
         moved.append(path)
-        move(path, folder)
+        move(path, target)
 
-    monkeypatch.setattr(shutil, "move", note_and_move)
+    monkeypatch.setattr(files, "move_file", note_and_move)
     start(SEED=8)
     assert moved[0] == config.SETTINGS_PATH
     assert len(moved) == 4
