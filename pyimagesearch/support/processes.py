@@ -1,4 +1,5 @@
-"""The processes that torchrun starts, which train one model together."""
+"""The processes that torchrun starts, or a platform such as Kubeflow, which train one model
+together."""
 
 import hashlib
 import math
@@ -16,21 +17,39 @@ from pyimagesearch import config
 
 from .errors import UserError
 
-# what a batch system or MPI sets in each of several tasks of one step; the shell of a batch
-# script, in which many tasks are only allotted, is no task of a step
-NUM_TASKS = ("SLURM_STEP_NUM_TASKS", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
+# what a process reads that is one of several: torchrun sets all four, Kubeflow and Azure ML those
+# of PyTorch's env://
+GROUP = ("TORCHELASTIC_RUN_ID", "RANK", "WORLD_SIZE", "MASTER_ADDR")
+
+# what is set in each of several tasks of one step by srun, by Intel MPI, MPICH and Cray's, by Open
+# MPI, by MVAPICH2 and by LSF's jsrun. The shell of a batch script or of salloc, in which tasks are
+# only allotted, has none of them
+NUM_TASKS = (
+    "SLURM_STEP_NUM_TASKS",
+    "PMI_SIZE",
+    "OMPI_COMM_WORLD_SIZE",
+    "MV2_COMM_WORLD_SIZE",
+    "JSM_NAMESPACE_SIZE",
+)
+
+
+def is_in_group():
+    """Return whether this process was started as one of several that train one model."""
+    return any(name in os.environ for name in GROUP)
 
 
 def join_processes():
-    """Join the processes that torchrun started, if it did, each with a device of its own; return
-    how many they are. Rank 0 alone prints. Raises UserError where each would train alone."""
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
+    """Join the other processes, if this is one of several, each with a device of its own; return
+    how many they are. Rank 0 alone prints. Raises UserError where each would train alone, and
+    PyTorch's ValueError where a variable of env:// is missing."""
+    if not is_in_group():
         refuse_lone_tasks()
         return 1
     device = torch.device(config.DEVICE)
     if device.type == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    elif os.environ.get("OMP_NUM_THREADS") == "1":
+        # without torchrun a process usually has a machine, or a container, to itself
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+    elif distributed.is_torchelastic_launched() and os.environ.get("OMP_NUM_THREADS") == "1":
         # torchrun sets it where the user did not; the processes of a machine share its CPUs
         torch.set_num_threads(math.ceil(joblib.cpu_count() / get_local_world_size()))
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
@@ -41,7 +60,7 @@ def join_processes():
     # wait until all have joined: one that ended before would break the start of the others
     for name in all_gather(str(device)):
         if torch.device(name).index is not None:
-            text = f"DEVICE is {name}, but torchrun gives each process a GPU of its own"
+            text = f"DEVICE is {name}, but each of several processes has a GPU of its own"
             advice = 'set DEVICE = "cuda" in config.py, and choose GPUs with CUDA_VISIBLE_DEVICES'
             raise UserError(f"{text}; {advice}")
     if get_rank() > 0:

@@ -137,6 +137,23 @@ def assert_same_training(one, other):
         assert other["H"][name] == pytest.approx(one["H"][name], rel=1e-3)
 
 
+@pytest.mark.parametrize("worldSize", [1, 2])
+def test_processes_that_kubeflow_starts_join_as_those_of_torchrun(worldSize):
+    draw_class_folders()
+    # one in each pod
+    own = ("TORCHELASTIC_RUN_ID", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    processes = []
+    for env in torchrun_envs(worldSize, machines=worldSize):
+        env = {name: value for name, value in env.items() if name not in own}
+        processes.append(Process("train_distributed.py", *FLAGS, env=env))
+    runs = end_all(processes)
+    batch = 5 * worldSize
+    assert f"using a batch size of {batch}..." in runs[0].stdout
+    # rank 0 alone prints and writes
+    assert [run.stdout for run in runs[1:]] == [""] * (worldSize - 1)
+    assert len(list(Path("output").rglob("food_classifier.pth"))) == 1
+
+
 def test_a_run_moves_from_one_device_to_two_and_back():
     alone = train_alone("--epochs", "4")
     for worldSize, flags in ((1, FROZEN), (2, ["--epochs", "2"]), (1, ["--epochs", "4"])):

@@ -62,6 +62,40 @@ def test_a_process_takes_its_own_gpu_or_cpus(joined, monkeypatch, device, thread
     assert joined.mock_calls == expected
 
 
+def test_a_process_without_torchrun_takes_the_first_gpu_and_the_users_threads(joined, monkeypatch):
+    # as in a pod of Kubeflow's
+    for name in ("TORCHELASTIC_RUN_ID", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name)
+    config.DEVICE = torch.device("cuda")
+    processes.join_processes()
+    assert joined.mock_calls == [call.set_device(0), call.init_process_group("nccl")]
+    joined.reset_mock()
+    config.DEVICE = torch.device("cpu")
+    processes.join_processes()
+    assert joined.mock_calls == [call.init_process_group("gloo")]
+    assert processes.get_local_world_size() == 1
+
+
+@pytest.mark.parametrize(
+    "env",
+    [
+        {"RANK": "1"},
+        {"WORLD_SIZE": "2"},
+        {"RANK": "1", "WORLD_SIZE": "2"},
+        {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"},
+        {"RANK": "1", "WORLD_SIZE": "2", "MASTER_PORT": "29500"},
+        {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"},
+    ],
+)
+def test_a_process_that_lacks_a_variable_never_trains_alone(monkeypatch, env):
+    config.DEVICE = torch.device("cpu")
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    # PyTorch's own words
+    with pytest.raises(ValueError, match="expected, but not set"):
+        processes.join_processes()
+
+
 @pytest.mark.parametrize("own", ["cuda:1", "cuda"])
 def test_one_gpu_for_all_processes_is_refused_by_all_once_they_have_joined(
     joined, monkeypatch, own
@@ -98,28 +132,60 @@ def test_rank_0_alone_prints(joined, monkeypatch, capsys):
     assert capsys.readouterr().out == "rank 0\n"
 
 
-@pytest.mark.parametrize("name", ["SLURM_STEP_NUM_TASKS", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE"])
-def test_tasks_that_would_each_train_alone_are_refused(monkeypatch, name):
-    monkeypatch.setenv(name, "1")
-    processes.join_processes()
-    monkeypatch.setenv(name, "2")
+@pytest.mark.parametrize(
+    "env",
+    [
+        # srun -n 2 python
+        {"SLURM_NTASKS": 2, "SLURM_STEP_NUM_TASKS": 2, "SLURM_PROCID": 1},
+        # mpirun -n 2 python: Open MPI
+        {"OMPI_COMM_WORLD_SIZE": 2, "OMPI_COMM_WORLD_RANK": 0, "PMIX_RANK": 0},
+        # MPICH, Intel MPI, Cray's
+        {"PMI_SIZE": 2, "PMI_RANK": 1},
+        # MVAPICH2
+        {"MV2_COMM_WORLD_SIZE": 2, "MV2_COMM_WORLD_RANK": 1},
+        # jsrun of LSF
+        {"LSB_JOBID": 1, "JSM_NAMESPACE_SIZE": 2, "JSM_NAMESPACE_RANK": 1},
+    ],
+)
+def test_tasks_that_would_each_train_alone_are_refused(monkeypatch, env):
+    for name, value in env.items():
+        monkeypatch.setenv(name, str(value))
     with pytest.raises(UserError, match="2 tasks .*torchrun"):
         processes.join_processes()
 
 
-@pytest.mark.parametrize("name", ["SLURM_STEP_NUM_TASKS", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE"])
+@pytest.mark.parametrize(
+    "env",
+    [
+        # sbatch --ntasks=8, and one plain python in it
+        {"SLURM_JOB_ID": 1, "SLURM_NTASKS": 8, "SLURM_NPROCS": 8, "SLURM_PROCID": 0},
+        # salloc -n 4 python, whose shell may be a step of one task
+        {"SLURM_JOB_ID": 1, "SLURM_NTASKS": 4, "SLURM_NPROCS": 4},
+        {"SLURM_JOB_ID": 1, "SLURM_NTASKS": 4, "SLURM_STEP_NUM_TASKS": 1},
+        # srun -n 1 python
+        {"SLURM_NTASKS": 1, "SLURM_STEP_NUM_TASKS": 1, "SLURM_PROCID": 0},
+        # each task of an array is a job of its own
+        {"SLURM_NTASKS": 1, "SLURM_ARRAY_TASK_COUNT": 4, "SLURM_ARRAY_TASK_ID": 2},
+        # mpirun -n 1 python
+        {"OMPI_COMM_WORLD_SIZE": 1, "PMI_SIZE": 1, "MV2_COMM_WORLD_SIZE": 1},
+        # the scripts of PBS, LSF and Grid Engine, where CPUs are allotted
+        {"PBS_JOBID": 1, "PBS_NP": 8, "PBS_TASKNUM": 1, "NCPUS": 8},
+        {"LSB_JOBID": 1, "LSB_DJOB_NUMPROC": 8, "LSB_MAX_NUM_PROCESSORS": 8},
+        {"JOB_ID": 1, "NSLOTS": 8},
+    ],
+)
+def test_one_task_trains_in_whatever_is_allotted(monkeypatch, env):
+    for name, value in env.items():
+        monkeypatch.setenv(name, str(value))
+    assert processes.join_processes() == 1
+
+
+@pytest.mark.parametrize("name", processes.NUM_TASKS)
 def test_tasks_in_which_torchrun_runs_are_not_refused(joined, monkeypatch, name):
     monkeypatch.setenv(name, "2")
     config.DEVICE = torch.device("cpu")
     processes.join_processes()
     joined.init_process_group.assert_called_once()
-
-
-def test_the_shell_of_a_batch_script_is_no_task_of_many(monkeypatch):
-    # as SLURM sets them there, where four tasks are only allotted
-    for name, value in (("SLURM_NTASKS", 4), ("SLURM_PROCID", 0), ("SLURM_NPROCS", 4)):
-        monkeypatch.setenv(name, str(value))
-    processes.join_processes()
 
 
 class Group:

@@ -2,13 +2,22 @@
 
 import importlib
 import io
+import logging
+import multiprocessing
+import os
+import pty
 import signal
+import subprocess
 import sys
+import warnings
+from pathlib import Path
 from types import ModuleType
 from unittest.mock import Mock
 
 import pytest
 from filelock import FileLock, Timeout
+from helpers import PROJECT
+from tqdm import tqdm
 
 from pyimagesearch import config
 from pyimagesearch.support import files, processes, script
@@ -66,6 +75,10 @@ def test_ctrl_c_is_left_to_torchrun_the_shell_and_the_notebook(monkeypatch):
     with monkeypatch.context() as patch:
         patch.setenv("TORCHELASTIC_RUN_ID", "none")
         # its processes and workers end at once, as a Python handler waits for its turn
+        assert get_handler() == signal.SIG_DFL
+    with monkeypatch.context() as patch:
+        # as Kubeflow starts it
+        patch.setenv("RANK", "0")
         assert get_handler() == signal.SIG_DFL
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
@@ -125,3 +138,151 @@ def test_any_file_name_can_be_printed_and_each_line_is_in_the_log_at_once(monkey
     monkeypatch.setattr(sys, "stdout", stdout)
     run(lambda: print("pâté \udcff.jpg"), advice="")
     assert stdout.buffer.getvalue().strip() == rb"p\xe2t\xe9 \udcff.jpg"
+
+
+def open_pipe():
+    """Return (reader, writer) of a pipe, whose reader may go as that of | head."""
+    return os.pipe()
+
+
+def open_terminal():
+    """Return (reader, writer) of a terminal, whose window may be closed."""
+    return pty.openpty()
+
+
+def open_full_disk():
+    """Return (reader, writer) of a log file whose disk is full."""
+    return os.open(os.devnull, os.O_RDONLY), os.open("/dev/full", os.O_WRONLY)
+
+
+def print_all(reader):
+    """Print in every way there is, after reader is closed."""
+    print("a line")
+    os.close(reader)
+    print("a" * 100000)
+    print("without an end", end="")
+    logging.warning("of a library")
+    warnings.warn("of another", stacklevel=1)
+    bar = tqdm(range(3), mininterval=0)
+    for _ in bar:
+        bar.write("a line")
+    # forked, as the workers are
+    worker = multiprocessing.get_context("fork").Process(target=print, args=("of a worker",))
+    worker.start()
+    worker.join()
+    assert worker.exitcode == 0
+    Path("trained").touch()
+
+
+def print_to(reader, writer):
+    """Run print_all() as a script whose stdout and stderr are writer."""
+    for number in (1, 2):
+        os.dup2(writer, number)
+    os.close(writer)
+    (sys.stdout, sys.stderr) = (open(1, "w", closefd=False), open(2, "w", closefd=False))
+    warnings.simplefilter("always")
+    run(lambda: print_all(reader), advice="")
+
+
+@pytest.mark.parametrize("open_output", [open_pipe, open_terminal, open_full_disk])
+def test_output_that_cannot_be_written_is_dropped(open_output):
+    (reader, writer) = open_output()
+    script = multiprocessing.get_context("fork").Process(target=print_to, args=(reader, writer))
+    script.start()
+    os.close(reader)
+    os.close(writer)
+    script.join(60)
+    assert script.exitcode == 0
+    assert Path("trained").exists()
+
+
+FAILING = """
+import sys
+from pyimagesearch.support import script
+from pyimagesearch.support.errors import UserError
+
+def main():
+    print("a line")
+    print("without an end", end="", file=sys.stderr)
+    raise UserError("no data")
+
+script.run(main, advice="")
+"""
+
+
+def test_output_that_cannot_be_written_changes_no_status():
+    command = [sys.executable, "-c", FAILING]
+    env = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    with open("/dev/full", "w") as full:
+        # Python itself ends with 120 where it cannot write
+        assert subprocess.call(command, stdout=full, stderr=full, env=env) == 1
+
+
+def test_where_output_is_closed_a_script_prints_to_nothing(monkeypatch):
+    def main():
+        print("a line")
+        tqdm.write("a line")
+        for _ in tqdm(range(2)):
+            pass
+
+    with monkeypatch.context() as patch:
+        for name in ("stdout", "stderr"):
+            patch.setattr(sys, name, None)
+        run(main, advice="")
+        for stream in (sys.stdout, sys.stderr):
+            stream.close()
+
+
+class SlowRaw(io.RawIOBase):
+    """Takes a byte a time, and at first none, as a terminal that is non-blocking."""
+
+    def __init__(self):
+        super().__init__()
+        self.answers = [None]
+        self.taken = b""
+
+    def writable(self):
+        return True
+
+    def write(self, data):
+        if self.answers:
+            return self.answers.pop()
+        self.taken += bytes(data[:1])
+        return 1
+
+
+def test_output_that_is_slow_is_whole_and_a_full_terminal_drops_a_line(monkeypatch):
+    raw = SlowRaw()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BufferedWriter(raw)))
+
+    def main():
+        for number in range(3):
+            print(f"line {number}")
+
+    run(main, advice="")
+    assert raw.taken.decode().split() == ["line", "1", "line", "2"]
+
+
+def test_what_config_py_prints_comes_before_what_the_script_prints(monkeypatch):
+    buffer = io.BytesIO()
+    stdout = io.TextIOWrapper(io.BufferedWriter(buffer))
+    monkeypatch.setattr(sys, "stdout", stdout)
+    print("at the import")
+    run(lambda: print("by the script"), advice="")
+    assert buffer.getvalue().split(os.linesep.encode())[:2] == [b"at the import", b"by the script"]
+
+
+def test_a_script_that_runs_twice_keeps_its_output(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO()))
+    seen = []
+    for _ in range(2):
+        run(lambda: seen.append(sys.stdout), advice="")
+    assert seen[0] is seen[1]
+
+
+def test_ctrl_c_ends_a_script_whose_terminal_is_gone(monkeypatch):
+    ended = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    monkeypatch.setattr(os, "write", Mock(side_effect=OSError))
+    get_handler()(signal.SIGINT, None)
+    assert ended == [130]
