@@ -15,7 +15,7 @@ from pyimagesearch.support import script, settings
 from pyimagesearch.support.copies import record_copies
 from pyimagesearch.support.dataset_checks import check_plan
 from pyimagesearch.support.files import replace_file
-from pyimagesearch.support.images import EXTENSIONS
+from pyimagesearch.support.images import EXTENSIONS, is_image
 from pyimagesearch.support.plan import plan_copies
 from pyimagesearch.support.progress import progress
 from pyimagesearch.support.sample_dataset import draw_dataset
@@ -77,10 +77,10 @@ def main(argv=None):
 
 
 def list_images(folder):
-    """Return the paths of the images in folder and below, but hidden ones."""
+    """Return the paths of the images in folder and below, but what training passes over too."""
     imagePaths = []
     for path in paths.list_files(folder, validExts=EXTENSIONS):
-        if not os.path.basename(path).startswith("."):
+        if is_image(path, folder):
             imagePaths.append(path)
     return imagePaths
 

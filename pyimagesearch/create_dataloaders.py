@@ -11,7 +11,7 @@ from torchvision import datasets, transforms
 from . import config
 from .support import processes, workers
 from .support.errors import UserError
-from .support.images import is_image, list_sizes, load_image
+from .support.images import is_image, is_passed_over, list_sizes, load_image
 from .support.labels import normalize_name
 from .support.seeding import EpochSampler, seeded
 from .support.weights import describe_training
@@ -94,9 +94,9 @@ class SeededImageFolder(datasets.ImageFolder):
 
     def find_classes(self, directory):
         """Return the class folders under directory and their indices, as an ImageFolder does, but
-        take no hidden folder for a class."""
+        take no hidden or system folder for a class."""
         (names, _) = super().find_classes(directory)
-        classes = [name for name in names if not name.startswith(".")]
+        classes = [name for name in names if not is_passed_over(name)]
         return classes, {name: index for index, name in enumerate(classes)}
 
     def __getitem__(self, item):

@@ -32,18 +32,25 @@ def record_path():
 
 def read_record():
     """Return what an earlier run recorded: the SEED by which it held photographs out, or None, and
-    {path as paths are compared: digest} of what it copied."""
-    if not os.path.exists(record_path()):
-        return {"SEED": None, "copies": {}}
-    with open(record_path()) as file:
-        return json.load(file)
+    {path as paths are compared: digest} of what it copied and, if it was killed, was copying."""
+    record = {"SEED": None, "copies": {}, "copying": {}}
+    if os.path.exists(record_path()):
+        with open(record_path()) as file:
+            record |= json.load(file)
+    return record
 
 
-def write_record(seed, copies):
+def write_record(seed, copies, copying):
     """Record the SEED by which photographs are held out, or None, and {path as paths are compared:
-    digest} of what is copied."""
-    record = {"SEED": seed, "copies": copies}
+    digest} of what was copied and of what is being copied."""
+    record = {"SEED": seed, "copies": copies, "copying": copying}
     files.write_file(record_path(), json.dumps(record, indent=0).encode())
+
+
+def is_own(record, place, digest):
+    """Return whether prepare has copied the file with a digest that is at a place; record: of
+    read_record(). All else in BASE_PATH is the user's, whatever is in it."""
+    return digest in (record["copies"].get(place), record["copying"].get(place))
 
 
 def check_seed(copies, record):
@@ -68,7 +75,14 @@ def record_copies(plan):
         if isLocked:
             # of a prepare that was killed
             files.remove_partials(destiDir)
-    # a run that is killed in the block leaves the record of what was copied before
-    write_record(plan.seed, record["copies"])
+    copies = {}
+    copying = {}
+    for photo in plan.photographs:
+        if not photo.isCopied:
+            copying[photo.place] = photo.digest
+        elif is_own(record, photo.place, photo.digest):
+            copies[photo.place] = photo.digest
+    # a run that is killed in the block leaves some copies as they were, and some new ones
+    write_record(plan.seed, record["copies"] | copies, copying)
     yield
-    write_record(plan.seed, {photo.place: photo.digest for photo in plan.photographs})
+    write_record(plan.seed, copies | copying, {})

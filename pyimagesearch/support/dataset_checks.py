@@ -7,12 +7,15 @@ from contextlib import suppress
 
 from pyimagesearch import config
 
+from .copies import is_own, normalize_path
 from .errors import UserError
 from .files import digest_file, write_file
-from .images import is_image
+from .images import list_folder
 
 # each image with what is wrong with it
 PROBLEMS_PATH = os.path.join("output", "bad_images.txt")
+# what to do about a photograph of the user's own among the copies
+MOVE = "move it to your photographs, under a name that is free there, or away from here"
 
 
 def check_plan(plan, skipBad):
@@ -48,16 +51,23 @@ def print_held_out(plan):
 
 def print_strays(rootDirs):
     """Print how many images and folders beside the splits are in none of them."""
-    if rootDirs[0] == config.DATA_PATH:
-        return
-    strays = []
-    for name in sorted(os.listdir(config.DATA_PATH)):
-        path = os.path.join(config.DATA_PATH, name)
-        isPart = os.path.isdir(path) or is_image(path)
-        if isPart and not name.startswith(".") and path not in rootDirs:
-            strays.append(path)
+    strays = find_strays(config.DATA_PATH, rootDirs)
     if strays:
         print(f"[INFO] in no split, not copied: {len(strays)}, such as {strays[0]}...")
+
+
+def find_strays(folder, rootDirs):
+    """Return the paths of the images and folders under folder that are in none of the splits'
+    folders."""
+    if folder in rootDirs:
+        return []
+    (folders, strays) = list_folder(folder)
+    for inner in folders:
+        if any(f"{rootDir}{os.sep}".startswith(f"{inner}{os.sep}") for rootDir in rootDirs):
+            strays += find_strays(inner, rootDirs)
+        else:
+            strays.append(inner)
+    return sorted(strays)
 
 
 def find_same_images(photographs):
@@ -82,30 +92,49 @@ def find_foreign_files(plan):
     problems = {}
     for photograph in plan.photographs:
         found = photograph.copyDigest
-        if found in (None, photograph.digest, plan.record["copies"].get(photograph.place)):
+        if found is None or photograph.isCopied or is_own(plan.record, photograph.place, found):
             continue
+        path = plan.copies[photograph.place]
         text = f"not copied from {config.DATA_PATH}, and {photograph.path} would overwrite it"
-        problems[plan.copies[photograph.place]] = f"{text}; move it away, or rename one"
+        problems[path] = f"{text}; {advise(path, MOVE)}"
     return problems
 
 
 def find_leftovers(plan):
     """Return {path: text} of the images in TRAIN, VAL and TEST that the plan does not put there,
-    but that the scripts would use. Only one that is also in DATA_PATH is said to be deleted."""
+    but that the scripts would use. Only what prepare has copied, and what is in DATA_PATH as well,
+    is said to be deleted."""
     planned = {photograph.place for photograph in plan.photographs}
     originals = {photograph.digest: photograph.path for photograph in plan.photographs}
     problems = {}
     for place, path in plan.copies.items():
         if place in planned:
             continue
-        original = originals.get(digest_file(path))
-        if original:
+        digest = digest_file(path)
+        original = originals.get(digest)
+        isOwn = is_own(plan.record, place, digest)
+        if original and isOwn:
             text = f"a copy of an image that belongs elsewhere now ({original}); delete the copy"
+        elif original:
+            text = f"not copied by prepare_dataset.py, and the same image as another ({original})"
+            text += f"; {advise(path, 'move it away from here')}"
         else:
-            text = f"no copy of an image in {config.DATA_PATH}, but the scripts would use it"
-            text += f"; move it to {config.DATA_PATH}, or away from here"
+            text = f"no copy of an image in {config.DATA_PATH}, but the scripts would use it; "
+            text += MOVE if isOwn else advise(path, MOVE)
         problems[path] = text
     return problems
+
+
+def advise(path, move):
+    """Return what to do about a file of the user's own in TRAIN, VAL or TEST: move, a text, or not
+    to have copies in a folder that is not in BASE_PATH, but the user's."""
+    base = normalize_path(os.path.abspath(config.BASE_PATH)) + os.sep
+    for name in ("TRAIN", "VAL", "TEST"):
+        folder = normalize_path(os.path.abspath(getattr(config, name))) + os.sep
+        isInside = normalize_path(os.path.abspath(path)).startswith(folder)
+        if isInside and not folder.startswith(base):
+            return f"set {name} in config.py to another folder while you prepare"
+    return move
 
 
 def find_lacking_classes(photographs):

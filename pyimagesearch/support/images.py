@@ -1,17 +1,39 @@
 """Image files: which files are images, and how one is read."""
 
 import errno
+import io
 import os
 import warnings
 from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, PngImagePlugin
+from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from .errors import ImageError
 
 EXTENSIONS = (*IMG_EXTENSIONS, ".gif", ".jfif", ".jpe", ".avif")
+# folders that systems and programs make for themselves, in lower case: thumbnails, deleted files,
+# earlier states of a disk
+SYSTEM_FOLDERS = {
+    # disks on a network: Synology, QNAP, NetApp, Buffalo
+    *("@eadir", "@tmp", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "@__thumb"),
+    *("~snapshot", "trashbox"),
+    # disks of Windows, of Linux, and of a Mac's network
+    *("$recycle.bin", "recycler", "recycled", "system volume information", "lost+found"),
+    *("network trash folder", "temporary items"),
+    # zip files that a Mac packed
+    "__macosx",
+    # cameras (Sony, Canon), music players, programs for photographs, web galleries
+    *("thmbnl", "avf_info", "canonmsc", "ipod photo cache"),
+    *("thumbs", "_thumbs", "thumbnails", "_thumbnails"),
+}
+# files that Windows hides, though their names do not say so
+HIDDEN_FILES = {"thumbs.db", "ehthumbs.db", "desktop.ini"}
+# of the small files that stand for photographs in the cloud: iCloud, Nextcloud and its kin, odrive
+STUB_ENDINGS = {".icloud", ".nextcloud", ".owncloud", ".opencloud", ".cloud"}
 # PIL refuses a PNG with more text than this
 (PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY) = (2**26, 2**30)
 # a phone's photograph may have 200 megapixels
@@ -20,35 +42,147 @@ Image.MAX_IMAGE_PIXELS = None
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
+def is_hidden(name):
+    """Return whether a file or folder is hidden by its name."""
+    return name.startswith(".") or name.lower() in HIDDEN_FILES
+
+
+def is_passed_over(name):
+    """Return whether a file or folder is hidden, or a folder is one of the system's own."""
+    return is_hidden(name) or name.lower() in SYSTEM_FOLDERS
+
+
 def is_image(path, rootDir=None):
-    """Return whether path has the name of an image and no hidden part, below rootDir if given."""
+    """Return whether path has the name of an image and no part that is hidden or a system folder's,
+    below rootDir if given."""
     if rootDir:
         parts = os.path.relpath(path, rootDir).split(os.sep)
     else:
         parts = [os.path.basename(path)]
-    isHidden = any(part.startswith(".") for part in parts)
-    return path.lower().endswith(EXTENSIONS) and not isHidden
+    return path.lower().endswith(EXTENSIONS) and not any(map(is_passed_over, parts))
 
 
-def list_files(rootDir, above=()):
-    """Return the sorted paths of the files under rootDir but hidden ones, through links unless they
-    lead back; raise OSError for a folder that cannot be read. imutils' paths does neither."""
-    above = (*above, os.path.realpath(rootDir))
-    found = []
-    for name in os.listdir(rootDir):
-        path = os.path.join(rootDir, name)
-        if name.startswith("."):
-            continue
-        if not os.path.isdir(path):
-            found.append(path)
-        elif os.path.realpath(path) not in above:
-            found += list_files(path, above)
-    return sorted(found)
+def is_stub(name):
+    """Return whether a file name stands for a photograph that a cloud program has not downloaded,
+    as .1.jpg.icloud and 1.jpg.nextcloud do."""
+    (photograph, ending) = os.path.splitext(name.lower())
+    return ending in STUB_ENDINGS and photograph.endswith((*EXTENSIONS, ".heic", ".heif"))
+
+
+@dataclass
+class Tree:
+    """What lies under a folder.
+
+    files: the paths of the files. stubs: those of photographs that are not downloaded.
+    systemFolders: those of the system's own, which are not looked into. repeated: those of links to
+    what is there already. All are sorted.
+    """
+
+    files: list
+    stubs: list
+    systemFolders: list
+    repeated: list
+
+
+def walk(rootDir):
+    """Return the Tree of a folder, without what is hidden. Links are followed; each real file and
+    folder is there once, by its own path where it has one under rootDir. Raises OSError for a
+    folder that cannot be read."""
+    tree = Tree([], [], [], [])
+    # a link to a folder around rootDir leads back
+    seen = {str(parent) for parent in Path(os.path.realpath(rootDir)).parents}
+    links = [rootDir]
+    while links:
+        # links after all that is there without them
+        found = []
+        for path in sorted(links):
+            if os.path.isdir(path):
+                add_folder(tree, path, seen, found)
+            else:
+                add_file(tree, path, os.path.realpath(path), seen)
+        links = found
+    for paths in (tree.files, tree.stubs, tree.systemFolders, tree.repeated):
+        paths.sort()
+    return tree
+
+
+def add_folder(tree, folder, seen, links):
+    """Add what lies in a folder to a Tree, unless its real path is in seen, a set that then has
+    it; add the paths of the links in it to links, a list."""
+    # of each folder, as Windows has links (junctions) that os.scandir() does not call so
+    realFolder = os.path.realpath(folder)
+    if realFolder in seen:
+        tree.repeated.append(folder)
+        return
+    seen.add(realFolder)
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if is_stub(entry.name):
+                tree.stubs.append(entry.path)
+            elif is_hidden(entry.name):
+                continue
+            elif entry.name.lower() in SYSTEM_FOLDERS and os.path.isdir(entry.path):
+                tree.systemFolders.append(entry.path)
+            elif entry.is_symlink():
+                links.append(entry.path)
+            elif entry.is_dir():
+                add_folder(tree, entry.path, seen, links)
+            else:
+                add_file(tree, entry.path, os.path.join(realFolder, entry.name), seen)
+
+
+def add_file(tree, path, realPath, seen):
+    """Add a file to a Tree, unless its real path is in seen, a set that then has it."""
+    if realPath in seen:
+        tree.repeated.append(path)
+    else:
+        seen.add(realPath)
+        tree.files.append(path)
+
+
+def list_folder(folder):
+    """Return the sorted paths of the folders and of the images that lie directly in folder."""
+    folders = []
+    images = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            # a link that leads in a circle is an error for is_dir()
+            if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
+                if not is_passed_over(entry.name):
+                    folders.append(entry.path)
+            elif is_image(entry.path):
+                images.append(entry.path)
+    return sorted(folders), sorted(images)
 
 
 def list_images(rootDir):
     """Return the sorted paths of the image files under rootDir."""
-    return [path for path in list_files(rootDir) if is_image(path)]
+    return [path for path in walk(rootDir).files if is_image(path)]
+
+
+def find_images(rootDir):
+    """Return the sorted paths of the image files under rootDir; print what else is there."""
+    tree = walk(rootDir)
+    print_passed_over(rootDir, tree)
+    print_others(rootDir, tree.files)
+    return [path for path in tree.files if is_image(path)]
+
+
+def print_passed_over(rootDir, tree):
+    """Print how much of the Tree of rootDir is passed over, a line for each kind."""
+    system = []
+    for systemFolder in tree.systemFolders:
+        # which may not let itself be read
+        for folder, _, names in os.walk(systemFolder):
+            system += [os.path.join(folder, name) for name in names]
+    if system:
+        print(f"[INFO] passed over {len(system)} files in system folders, such as {min(system)}...")
+    if tree.repeated:
+        text = f"passed over {len(tree.repeated)} links in {rootDir} to what is read anyway"
+        print(f"[INFO] {text}, such as {tree.repeated[0]}...")
+    if tree.stubs:
+        text = f"{len(tree.stubs)} photographs in {rootDir} are not downloaded, such as"
+        print(f"[INFO] {text} {tree.stubs[0]}: have the cloud program download them...")
 
 
 def print_others(rootDir, paths):
@@ -67,12 +201,13 @@ def list_sizes(rootDir, paths):
     return [(os.path.relpath(path, rootDir), os.path.getsize(path)) for path in paths]
 
 
-def load_image(path, imageSize=None):
+def load_image(path, imageSize=None, data=None):
     """Return the image file at path as an RGB PIL image, rotated as EXIF says, transparent parts
     white. A JPEG may be decoded at a half, quarter or eighth of its size, as long as its short side
-    keeps 3 * imageSize pixels. Raises ImageError for a broken image, OSError for a broken disk."""
+    keeps 3 * imageSize pixels. data: the bytes of the file, if they are read already. Raises
+    ImageError for a broken image, OSError for a broken disk."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path if data is None else io.BytesIO(data)) as image:
             if imageSize:
                 image.draft(None, (3 * imageSize, 3 * imageSize))
             image.load()
@@ -90,8 +225,11 @@ def load_image(path, imageSize=None):
         # a broken file makes PIL raise nearly anything
         if is_disk_error(error):
             raise OSError(error.errno, error.strerror, path) from error
+        reason = error
+        if isinstance(error, UnidentifiedImageError):
+            reason = "no known format" if os.path.getsize(path) else "the file is empty"
         advice = "replace it, or convert it to JPEG"
-        raise ImageError(f"{path}: cannot be read as an image ({error}); {advice}") from error
+        raise ImageError(f"{path}: cannot be read as an image ({reason}); {advice}") from error
 
 
 def rotate_by_exif(image):

@@ -21,9 +21,11 @@ def get_classes(labels=None):
     return sorted({label.split("/")[0] for label in labels})
 
 
-def index_labels():
-    """Return {folder name as names are compared: label} for CLASSES."""
-    return {normalize_name(label): label for label in config.CLASSES}
+def index_labels(labels=None):
+    """Return {folder name as names are compared: label} for labels (default: CLASSES)."""
+    if labels is None:
+        labels = config.CLASSES
+    return {normalize_name(label): label for label in labels}
 
 
 def split_label(path, labels):

@@ -10,8 +10,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from . import workers
 from .errors import UserError
-from .images import EXTENSIONS, is_image, list_files, print_others
-from .outputs import is_output
+from .images import EXTENSIONS, find_images
+from .outputs import is_output, output_paths
 from .progress import progress
 
 
@@ -33,12 +33,13 @@ def find_photographs(names):
 
 def find_in_folder(folder):
     """Return the paths of the photographs in a folder; print what else is there."""
-    paths = list_files(folder)
-    print_others(folder, paths)
+    products = {os.path.basename(path) for path in output_paths()}
     photographs = []
     drawn = []
-    for path in filter(is_image, paths):
-        place = drawn if is_output(path) else photographs
+    for path in find_images(folder):
+        # is_output() asks the disk, which is slow for thousands of photographs
+        isDrawn = os.path.basename(path) in products and is_output(path)
+        place = drawn if isDrawn else photographs
         place.append(os.path.normpath(path))
     if drawn:
         print(f"[INFO] passed over what the scripts drew: {', '.join(drawn)}...")

@@ -1,5 +1,6 @@
 """The plan of a data set's copies: label, split and file name of each photograph."""
 
+import hashlib
 import os
 from dataclasses import dataclass
 
@@ -10,9 +11,9 @@ from pyimagesearch import config
 from .copies import list_copies, normalize_path, read_record
 from .errors import ImageError, UserError
 from .files import digest_file, name_partial
-from .images import is_image, list_files, load_image, print_others
+from .images import find_images, load_image
 from .labels import index_labels, split_label
-from .splits import assign_splits, find_splits
+from .splits import assign_splits, find_splits, name_split
 
 # bytes of a file name, on nearly all disks
 LONGEST_NAME = 255
@@ -93,8 +94,7 @@ def plan_copies(read_label):
     """
     check_paths()
     plan = Plan(find_splits(), [], {}, list_copies(), read_record())
-    for rootDir in dict.fromkeys(plan.rootDirs):
-        plan_folder(plan, rootDir, read_label)
+    plan_folders(plan, read_label)
     leave_out_clashes(plan)
     leave_out_unreadable(plan)
     assign_splits(plan)
@@ -119,42 +119,55 @@ def check_paths():
             raise UserError(f"{text}; set another BASE_PATH in config.py")
 
 
-def plan_folder(plan, rootDir, read_label):
-    """Add the images in the folder of a split to plan: those of a class, and what is wrong with
-    the others. Raises UserError where all are in folders that are no classes."""
+def plan_folders(plan, read_label):
+    """Add the images in the folders of the splits to plan: those of a class, and what is wrong with
+    the others. Raises UserError where all training images are in folders that are no classes."""
+    loose = []
+    for rootDir in dict.fromkeys(plan.rootDirs):
+        found = plan_class_folders(plan, rootDir, read_label)
+        loose += [(rootDir, path) for path in found]
+    # a name is no class index beside class folders, nor in one split where another has them
+    hasClassFolders = bool(plan.photographs)
+    for rootDir, path in loose:
+        if hasClassFolders:
+            plan.problems[path] = "in no class folder; move it"
+        else:
+            plan_loose_image(plan, rootDir, path, read_label)
+
+
+def plan_class_folders(plan, rootDir, read_label):
+    """Add the images in the folders in rootDir, that of a split, to plan; return the paths of those
+    in no folder. Raises UserError as plan_folders() does."""
     labels = index_labels()
-    paths = list_files(rootDir)
-    print_others(rootDir, paths)
     # images in no folder, and the names of folders that are classes and that are none
     loose = []
     known = set()
     unknown = set()
-    for path in filter(is_image, paths):
+    for path in find_images(rootDir):
         below = os.path.relpath(path, rootDir)
         if os.sep not in below:
             loose.append(path)
             continue
         folder = below.split(os.sep)[0]
         (label, name) = split_label(below, labels)
-        if label is None:
+        if label:
+            known.add(folder)
+            plan.photographs.append(Photograph(path, rootDir, label, name))
+        elif name_split(folder, labels):
+            plan.problems[path] = (
+                "in no class folder, but in one that is named like a split; move it"
+            )
+        else:
             unknown.add(folder)
             text = "the folder is not in CLASSES of config.py; add it there or move it away"
             plan.problems[path] = text
-        else:
-            known.add(folder)
-            plan.photographs.append(Photograph(path, rootDir, label, name))
     isTraining = rootDir == plan.rootDirs[0]
     if isTraining and unknown and (known or not are_named_by_class(loose, read_label)):
         folders = sorted(known | unknown)
         print(f"[INFO] to take all folders in {rootDir} as classes: CLASSES = {folders}")
         if not known:
             raise UserError("no folder is in CLASSES of config.py; replace it by the list above")
-    for path in loose:
-        if known:
-            # beside class folders a name is no class index
-            plan.problems[path] = "in no class folder; move it"
-        else:
-            plan_loose_image(plan, rootDir, path, read_label)
+    return loose
 
 
 def are_named_by_class(paths, read_label):
@@ -213,8 +226,19 @@ def leave_out_unreadable(plan):
 
 def read_digest(photograph):
     """Return a digest of a photograph's bytes, or the ImageError if it cannot be read."""
+    # read once, as a disk on a network takes its time for each reading
+    data = read_file(photograph.path)
     try:
-        load_image(photograph.path, config.IMAGE_SIZE)
+        load_image(photograph.path, config.IMAGE_SIZE, data)
     except ImageError as error:
         return error
-    return digest_file(photograph.path)
+    return hashlib.sha256(data).hexdigest()
+
+
+def read_file(path):
+    """Return the bytes of the file at path. Raises OSError with the path, also from reading."""
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from error

@@ -195,6 +195,26 @@ def test_an_unreadable_photograph_is_named_and_the_others_are_classified(shown, 
     assert len(shown[0][0]) == 2
 
 
+def test_thumbnails_of_the_system_are_not_classified_and_what_is_in_the_cloud_is_said(
+    shown, capsys
+):
+    draw_image("holiday/lunch.jpg", 3)
+    draw_image("holiday/@eaDir/lunch.jpg/SYNOFILE_THUMB_M.jpg", 3)
+    Path("holiday/dinner.jpg.nextcloud").touch()
+    Path("holiday/.tea.jpg.icloud").touch()
+    infer("holiday")
+    out = capsys.readouterr().out
+    assert find_classified(out) == ["holiday/lunch.jpg"]
+    assert "[INFO] passed over 1 files in system folders, such as holiday/@eaDir/lunch.jpg/" in out
+    text = "2 photographs in holiday are not downloaded, such as holiday/.tea.jpg.icloud: have"
+    assert f"[INFO] {text} the cloud program download them...\n" in out
+    # where that is all, it is said why there is nothing to classify
+    os.remove("holiday/lunch.jpg")
+    with pytest.raises(UserError, match="no image in this folder"):
+        infer("holiday")
+    assert text in capsys.readouterr().out
+
+
 def test_what_the_scripts_drew_is_no_photograph_and_is_said_to_be_passed_over(shown, capsys):
     draw_image("lunch.jpg", 3)
     infer("lunch.jpg")

@@ -64,6 +64,25 @@ def read_copies():
     return copies
 
 
+class ListedBackwards:
+    """What os.scandir() gives, by the names from the last to the first."""
+
+    scandir = os.scandir
+
+    def __init__(self, path):
+        with ListedBackwards.scandir(path) as entries:
+            self.entries = iter(sorted(entries, key=lambda entry: entry.name, reverse=True))
+
+    def __enter__(self):
+        return self.entries
+
+    def __exit__(self, *error):
+        pass
+
+    def __next__(self):
+        return next(self.entries)
+
+
 def find_copy(name):
     """Return the path of the one copy of a photograph, from its path in TRAIN, VAL or TEST."""
     (path,) = Path("dataset").glob(f"*/{name}")
@@ -209,10 +228,10 @@ def test_a_split_that_is_not_there_is_held_out_of_each_class_the_same_on_every_r
     # each image once
     assert sorted(before.values()) == sorted(read_tree("photos").values())
     # a disk may list its files in any order
-    listdir = os.listdir
-    monkeypatch.setattr(os, "listdir", lambda path: listdir(path)[::-1])
     shutil.rmtree("dataset")
-    prepare()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", ListedBackwards)
+        prepare()
     assert read_tree("dataset") == before
     shutil.rmtree("dataset")
     prepare("--seed", "7")
@@ -346,13 +365,13 @@ def test_where_classes_do_not_fit_the_list_of_them_can_be_pasted(classes, splits
 def test_the_same_photograph_in_two_classes_or_splits_is_listed_by_its_paths(capsys):
     draw_splits()
     twice = {
-        # in two classes, the second time through an album
+        # in two classes, the second time in an album
         *("train/pie/0.jpg", "train/pie/1.jpg", "train/pie/2.jpg"),
         *("train/ribs/album/0.jpg", "train/ribs/album/1.jpg", "train/ribs/album/2.jpg"),
         # in two splits
         *("train/tartare/0.jpg", "test/tartare/lunch.jpg"),
     }
-    os.symlink("../pie", "photos/train/ribs/album")
+    shutil.copytree("photos/train/pie", "photos/train/ribs/album")
     shutil.copy("photos/train/tartare/0.jpg", "photos/test/tartare/lunch.jpg")
     # twice in one class and split, which flatters nobody
     shutil.copy("photos/val/pie/0.jpg", "photos/val/pie/lunch.jpg")
@@ -521,6 +540,139 @@ def test_a_test_folder_of_ones_own_is_left_as_it_is(splits, names, capsys):
     text = fail(capsys)
     assert read_tree("mytest") == before
     assert "delete" not in text and "mytest" in text
+
+
+def test_a_photograph_put_into_dataset_by_hand_is_never_overwritten_also_if_it_was_the_same(capsys):
+    draw_photos()
+    prepare()
+    theirs = find_copy("pie/3.jpg")
+    # as if by the user: prepare has no record of it
+    shutil.rmtree("dataset")
+    theirs.parent.mkdir(parents=True)
+    shutil.copy("photos/pie/3.jpg", theirs)
+    prepare()
+    draw_image("photos/pie/3.jpg", 0, 99)
+    capsys.readouterr()
+    text = fail(capsys)
+    assert f"{theirs}: not copied from photos, and photos/pie/3.jpg would overwrite it" in text
+    assert "delete" not in text
+    # nor is it said to be deleted, where the photograph belongs elsewhere now
+    shutil.copy(theirs, "photos/ribs/33.jpg")
+    os.remove("photos/pie/3.jpg")
+    text = fail(capsys)
+    assert f"{theirs}: not copied by prepare_dataset.py, and the same image as another" in text
+    assert "delete" not in text
+
+
+def test_without_a_record_as_in_an_older_dataset_nothing_is_deleted_or_overwritten(capsys):
+    draw_photos()
+    prepare()
+    before = stat_copies()
+    os.remove("dataset/copies.json")
+    # what is as it was needs no record
+    prepare()
+    assert stat_copies().items() >= {k: v for k, v in before.items() if k != "copies.json"}.items()
+    edited = find_copy("pie/3.jpg")
+    draw_image("photos/pie/3.jpg", 0, 99)
+    os.rename("photos/ribs/3.jpg", "photos/tartare/33.jpg")
+    capsys.readouterr()
+    text = fail(capsys)
+    assert set(read_problems()) == {str(edited), str(find_copy("ribs/3.jpg"))}
+    assert "delete" not in text
+
+
+def test_what_a_killed_prepare_has_copied_is_known_as_its_own(monkeypatch):
+    draw_photos()
+    copyfile = shutil.copyfile
+
+    def copy_some(source, target):
+        if source.startswith("photos/ribs"):
+            raise KeyboardInterrupt
+        copyfile(source, target)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(shutil, "copyfile", copy_some)
+        prepare()
+    path = next(Path("dataset").glob("*/pie/*.jpg"))
+    draw_image(f"photos/pie/{path.name}", 0, 99)
+    prepare()
+    assert sorted(read_copies().values()) == sorted(read_tree("photos").values())
+
+
+@pytest.mark.parametrize("place", ["photos", "dataset/training"])
+def test_system_folders_are_no_photographs_and_no_classes(place, capsys):
+    draw_photos()
+    expected = read_tree("photos")
+    for name in ("pie/@eaDir/0.jpg/SYNOFILE_THUMB_M.jpg", "#recycle/1.jpg", "__MACOSX/pie/2.jpg"):
+        draw_image(f"{place}/{name}", 0, len(name))
+    prepare()
+    out = capsys.readouterr().out
+    assert "CLASSES" not in out and not os.path.exists(PROBLEMS_PATH)
+    assert ("passed over 3 files in system folders" in out) == (place == "photos")
+    copies = read_tree("dataset")
+    assert len([name for name in copies if "@" not in name and "_" not in name]) >= 21
+    assert {data for data in copies.values()} >= set(expected.values())
+    # nor are they counted
+    (*_, total) = out.splitlines()
+    assert sum(map(int, total.split()[1:])) == 21
+
+
+def test_photographs_that_a_cloud_program_has_not_downloaded_are_said_and_a_class_of_them_lacks(
+    capsys,
+):
+    draw_photos()
+    for name in NAMES:
+        os.rename(f"photos/{name}/2.jpg", f"photos/{name}/.2.jpg.icloud")
+    prepare()
+    text = "[INFO] 3 photographs in photos are not downloaded, such as photos/pie/.2.jpg.icloud: "
+    assert text + "have the cloud program download them...\n" in capsys.readouterr().out
+    for number in (0, 1, 3, 4, 5, 6):
+        os.rename(f"photos/pie/{number}.jpg", f"photos/pie/{number}.jpg.nextcloud")
+    shutil.rmtree("dataset")
+    text = fail(capsys, "--skip-bad")
+    assert "9 photographs in photos are not downloaded" in text
+    assert "no image of pie; each class needs one" in text
+
+
+def test_a_zip_that_holds_each_folder_twice_is_one_list_to_paste_and_then_copied(capsys):
+    for split, count in (("seg_train", 7), ("seg_test", 3)):
+        draw_photos(f"photos/{split}/{split}", [count] * 3)
+    draw_image("photos/seg_pred/seg_pred/1.jpg", 0)
+    draw_image("photos/__MACOSX/seg_train/pie/1.jpg", 0)
+    config.CLASSES = ["Bread", "Egg"]
+    text = fail(capsys)
+    line = f"to take all folders in photos/seg_train/seg_train as classes: CLASSES = {list(NAMES)}"
+    assert line in text
+    config.CLASSES = list(NAMES)
+    prepare()
+    out = capsys.readouterr().out
+    assert "in no split, not copied: 1, such as photos/seg_pred..." in out
+    assert read_tree("dataset/evaluation") == read_tree("photos/seg_test/seg_test")
+    assert len(read_tree("dataset")) == 30
+
+
+def test_what_lies_beside_splits_is_said_at_each_level_that_was_looked_through(capsys):
+    draw_splits(("archive/data/train", "archive/data/val", "archive/data/test/test"))
+    for name in ("docs/1.jpg", "data/2.jpg", "data/extra/3.jpg", "__MACOSX/4.jpg"):
+        draw_image(f"photos/archive/{name}", 0)
+    prepare()
+    line = "in no split, not copied: 3, such as photos/archive/data/2.jpg..."
+    assert line in capsys.readouterr().out
+    assert len(read_tree("dataset")) == 18
+
+
+@pytest.mark.parametrize("flat", ["test", "val"])
+def test_loose_images_of_a_split_are_not_labelled_by_their_names_where_another_has_classes(
+    flat, capsys
+):
+    draw_splits()
+    shutil.rmtree(f"photos/{flat}")
+    for number in range(3):
+        draw_image(f"photos/{flat}/{number}_000.jpg", 0, 50 + number)
+    text = fail(capsys)
+    assert f"photos/{flat}: 3 images, such as 0_000.jpg: in no class folder; move it" in text
+    # nor does --skip-bad label them
+    assert "no image of pie, ribs, tartare" in fail(capsys, "--skip-bad")
 
 
 OVERLAPS = [

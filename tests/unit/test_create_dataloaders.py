@@ -256,19 +256,22 @@ def test_a_missing_folder_is_an_error_that_names_it():
 def test_the_loader_takes_the_images_that_prepare_copies_and_no_hidden_ones():
     draw(1)
     os.mkdir("dataset/training/Bread/.thumbnails")
-    for name in ("._0.jpg", "1.jfif", ".thumbnails/0.jpg"):
+    os.makedirs("dataset/training/Bread/@eaDir/0.jpg")
+    names = ("._0.jpg", "1.jfif", ".thumbnails/0.jpg", "@eaDir/0.jpg/SYNOFILE_THUMB_M.jpg")
+    for name in names:
         shutil.copy("dataset/training/Bread/0.jpg", f"dataset/training/Bread/{name}")
     (ds, _) = get_dataloader(config.TRAIN, None, bs=1)
     assert [os.path.basename(path) for path, label in ds.imgs if label == 0] == ["0.jpg", "1.jfif"]
 
 
 @pytest.mark.parametrize("hasImage", [True, False])
-def test_a_hidden_folder_beside_the_class_folders_is_no_class(hasImage):
+@pytest.mark.parametrize("folder", [".ipynb_checkpoints", "@eaDir", "#recycle", "$RECYCLE.BIN"])
+def test_a_hidden_or_system_folder_beside_the_class_folders_is_no_class(folder, hasImage):
     draw(1)
-    # Jupyter makes such a folder
-    os.mkdir("dataset/training/.ipynb_checkpoints")
+    # Jupyter makes the first, a disk on a network or Windows the others
+    os.mkdir(f"dataset/training/{folder}")
     if hasImage:
-        draw_image("dataset/training/.ipynb_checkpoints/0-checkpoint.jpg", 0)
+        draw_image(f"dataset/training/{folder}/0-checkpoint.jpg", 0)
     (ds, _) = get_dataloader(config.TRAIN, None, bs=1)
     assert ds.classes == CLASSES
     assert ds.class_to_idx == {"Bread": 0, "Egg": 1, "Soup": 2}

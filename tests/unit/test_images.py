@@ -17,11 +17,14 @@ from PIL import Image, ImageFile, ImageOps
 
 from pyimagesearch.support.errors import ImageError
 from pyimagesearch.support.images import (
-    list_files,
+    SYSTEM_FOLDERS,
+    find_images,
+    is_image,
+    list_folder,
     list_images,
     list_sizes,
     load_image,
-    print_others,
+    walk,
 )
 
 
@@ -41,8 +44,8 @@ def test_images_of_all_endings_are_found_and_the_others_counted_but_no_hidden_fi
     write("photos/._1.jpg", "photos/a/.2.jpg", "photos/.thumbnails/1.jpg", "photos/a/.git/b/1.jpg")
     write("photos/a/._1.heic", "photos/.DS_Store")
     assert list_images("photos") == found
-    print_others("photos/a/b", list_files("photos/a/b"))
-    print_others("photos", list_files("photos"))
+    assert find_images("photos/a/b") == ["photos/a/b/1.png"]
+    assert find_images("photos") == found
     (line,) = capsys.readouterr().out.splitlines()
     assert re.search("photos: 3 .heic, .*1 no ending.*; .* JPEG", line)
     # the rare ones too
@@ -55,15 +58,137 @@ def test_links_are_followed_but_in_no_circle():
     os.symlink("../../disk/album", "photos/pie/album")
     names = "pie/1.jpg pie/3.jpg pie/album/2.jpg ribs/a/4.jpg".split()
     found = [f"photos/{name}" for name in names]
-    assert list_files("photos") == found
-    os.symlink(".", "photos/pie/self")
-    os.symlink("../..", "photos/ribs/a/up")
-    assert list_files("photos") == found
-    # each way: no end of pie/there/back/there
-    os.symlink("../ribs", "photos/pie/there")
-    os.symlink("../pie", "photos/ribs/back")
-    assert set(found) < set(list_files("photos"))
-    assert len(list_files("photos")) < 10
+    assert walk("photos").files == found
+    links = {
+        # back to itself, to DATA_PATH, to the folder that it is in
+        "photos/pie/self": ".",
+        "photos/ribs/a/up": "../..",
+        "photos/ribs/a/upper": "../../..",
+        # each way: no end of pie/there/back/there
+        "photos/pie/there": "../ribs",
+        "photos/ribs/back": "../pie",
+        # the same folder a second time, and one that leads back from the other disk
+        "photos/ribs/album": "../../disk/album",
+        "disk/album/back": "../../photos/ribs",
+    }
+    for path, target in links.items():
+        os.symlink(target, path)
+    links["photos/pie/album/back"] = links.pop("disk/album/back")
+    tree = walk("photos")
+    assert tree.files == found
+    assert tree.repeated == sorted(links)
+
+
+def test_albums_that_link_to_each_other_are_each_there_once_by_their_own_paths(capsys):
+    count = 10
+    for number in range(count):
+        write(f"photos/pie/{number}/1.jpg")
+        for other in range(count):
+            if other != number:
+                os.symlink(f"../{other}", f"photos/pie/{number}/a{other}")
+    found = [f"photos/pie/{number}/1.jpg" for number in range(count)]
+    assert find_images("photos") == found
+    (line,) = capsys.readouterr().out.splitlines()
+    text = "passed over 90 links in photos to what is read anyway, such as photos/pie/0/a1"
+    assert line == f"[INFO] {text}..."
+
+
+@pytest.mark.parametrize("isFolder", [True, False])
+def test_what_is_there_itself_is_there_by_that_path_and_not_through_a_link(isFolder):
+    write("photos/ribs/1.jpg")
+    os.mkdir("photos/pie")
+    # the link is of another class, and the first in the order of paths
+    if isFolder:
+        os.symlink("../ribs", "photos/pie/album")
+    else:
+        os.symlink("../ribs/1.jpg", "photos/pie/0.jpg")
+    tree = walk("photos")
+    assert tree.files == ["photos/ribs/1.jpg"]
+    assert tree.repeated == ["photos/pie/album" if isFolder else "photos/pie/0.jpg"]
+
+
+def test_of_links_to_one_file_elsewhere_the_first_counts_and_one_to_nothing_is_a_file():
+    write("disk/1.jpg", "photos/pie/3.jpg")
+    os.symlink("../../disk/1.jpg", "photos/pie/2.jpg")
+    os.symlink("../../disk/1.jpg", "photos/pie/1.jpg")
+    # reading them is an error with their paths
+    os.symlink("nothing", "photos/pie/4.jpg")
+    os.symlink("5.jpg", "photos/pie/5.jpg")
+    tree = walk("photos")
+    assert tree.files == [f"photos/pie/{number}.jpg" for number in (1, 3, 4, 5)]
+    assert tree.repeated == ["photos/pie/2.jpg"]
+    assert list_folder("photos/pie") == ([], [f"photos/pie/{number}.jpg" for number in range(1, 6)])
+
+
+def test_the_folder_itself_may_be_a_link_hidden_or_named_like_one_of_the_systems():
+    for name in ("@eaDir", ".cache"):
+        write(f"{name}/pie/1.jpg")
+        os.symlink(name, f"link to {name}")
+        for folder in (name, f"link to {name}"):
+            assert list_images(folder) == [f"{folder}/pie/1.jpg"]
+            assert is_image(f"{folder}/pie/1.jpg", rootDir=folder)
+
+
+SYSTEM_NAMES = (
+    """@eaDir #recycle #snapshot @Recycle $RECYCLE.BIN RECYCLER __MACOSX lost+found Thumbs
+thumbnails THMBNL""".split()
+    + ["System Volume Information", "Network Trash Folder"]
+)
+
+
+@pytest.mark.parametrize("name", SYSTEM_NAMES)
+def test_system_folders_are_passed_over_and_their_files_counted_in_a_line(name, capsys):
+    write("photos/pie/1.jpg")
+    paths = (f"photos/{name}/1.jpg", f"photos/pie/{name}/1.jpg/SMALL.jpg", f"photos/pie/{name}/2")
+    write(*paths)
+    assert find_images("photos") == list_images("photos") == ["photos/pie/1.jpg"]
+    example = min(paths)
+    line = f"[INFO] passed over 3 files in system folders, such as {example}...\n"
+    assert capsys.readouterr().out == line
+    assert list_folder("photos") == (["photos/pie"], [])
+    for path in paths:
+        assert not is_image(path, rootDir="photos")
+    # and what is only named alike
+    write(f"photos/my {name}/1.jpg", f"photos/{name}.jpg")
+    assert len(list_images("photos")) == 3
+
+
+def test_an_empty_system_folder_or_one_that_cannot_be_read_ends_nothing(monkeypatch, capsys):
+    write("photos/pie/1.jpg", "photos/lost+found/1.jpg")
+    os.mkdir("photos/#recycle")
+    scandir = os.scandir
+
+    def refuse(path):
+        if "lost+found" in path:
+            raise PermissionError(path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert find_images("photos") == ["photos/pie/1.jpg"]
+    assert capsys.readouterr().out == ""
+
+
+def test_the_names_of_system_folders_are_in_lower_case_as_they_are_compared():
+    assert {name.lower() for name in SYSTEM_FOLDERS} == SYSTEM_FOLDERS
+
+
+def test_what_windows_hides_is_hidden(capsys):
+    write("photos/1.jpg", "photos/Thumbs.db", "photos/desktop.ini", "photos/ehthumbs.db")
+    assert find_images("photos") == ["photos/1.jpg"]
+    assert capsys.readouterr().out == ""
+
+
+def test_photographs_that_are_not_downloaded_are_counted_in_a_line(capsys):
+    stubs = [".2.jpg.icloud", "8.jpg.nextcloud", "9.PNG.owncloud", "7.jpeg.cloud", ".3.HEIC.icloud"]
+    write("photos/pie/1.jpg", *(f"photos/pie/{name}" for name in stubs))
+    # no photographs, no stubs, none of the user's
+    names = [".notes.txt.icloud", "list.csv.nextcloud", "icloud.jpg", ".trash/1.jpg.nextcloud"]
+    write(*(f"photos/pie/{name}" for name in names))
+    assert find_images("photos") == ["photos/pie/1.jpg", "photos/pie/icloud.jpg"]
+    (line, others) = capsys.readouterr().out.splitlines()
+    text = "5 photographs in photos are not downloaded, such as photos/pie/.2.jpg.icloud"
+    assert line == f"[INFO] {text}: have the cloud program download them..."
+    assert "not read in photos: 1 .nextcloud;" in others
 
 
 def test_sizes_are_listed_by_the_path_below_a_folder():
@@ -77,7 +202,9 @@ def test_sizes_are_listed_by_the_path_below_a_folder():
 def test_a_folder_that_cannot_be_read_is_an_error(monkeypatch):
     write("photos/pie/1.jpg")
     # the tests may run as root, whom nothing is refused
-    monkeypatch.setattr(os, "listdir", Mock(side_effect=[["pie"], PermissionError("photos/pie")]))
+    scandir = os.scandir
+    folders = [scandir("photos"), PermissionError("photos/pie")]
+    monkeypatch.setattr(os, "scandir", Mock(side_effect=folders))
     with pytest.raises(PermissionError, match="pie"):
         list_images("photos")
 
@@ -199,6 +326,27 @@ def test_large_jpegs_are_decoded_at_a_scale_that_keeps_what_the_network_sees():
     ):
         Image.new("L", size, 99).save("large.jpg")
         assert load_image("large.jpg", imageSize).size == expected
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp", "a.tif", "a.gif"])
+def test_an_image_that_is_in_memory_is_read_from_there(name):
+    draw_image(name, 3, size=(400, 300))
+    data = Path(name).read_bytes()
+    expected = load_image(name, 32)
+    os.remove(name)
+    assert np.array_equal(load_image(name, 32, data), expected)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"), [(b"", "the file is empty"), (b"<", "no known format")]
+)
+def test_what_is_no_image_is_said_in_the_same_words_wherever_it_is_read_from(data, reason):
+    Path("a.jpg").write_bytes(data)
+    expected = f"a.jpg: cannot be read as an image ({reason}); replace it, or convert it to JPEG"
+    for inMemory in (None, data):
+        with pytest.raises(ImageError) as caught:
+            load_image("a.jpg", 32, inMemory)
+        assert str(caught.value) == expected
 
 
 def test_an_error_of_the_disk_keeps_its_number_and_gets_the_path(monkeypatch):

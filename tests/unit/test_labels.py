@@ -8,7 +8,7 @@ import pytest
 from pyimagesearch import config
 from pyimagesearch.support import labels
 from pyimagesearch.support.labels import get_classes, index_labels, normalize_name, split_label
-from pyimagesearch.support.plan import Plan, plan_folder
+from pyimagesearch.support.plan import Plan, plan_folders
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_a_thousand_classes_do_not_make_each_image_slow(monkeypatch):
     counter = Mock(wraps=normalize_name)
     monkeypatch.setattr(labels, "normalize_name", counter)
     found = Plan(["photos"] * 3, [], {}, {}, {"SEED": None, "copies": {}})
-    plan_folder(found, "photos", read_label=None)
+    plan_folders(found, read_label=None)
     assert len(found.photographs) == 2000
     for photograph in found.photographs:
         folder = photograph.path.split(os.sep)[1]

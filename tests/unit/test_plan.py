@@ -1,7 +1,10 @@
 """The plan of the copies: class, split and name of each image, and what is wrong with others."""
 
+import builtins
+import errno
 import os
 from pathlib import Path
+from unittest.mock import MagicMock, Mock
 
 import pytest
 from helpers import CLASSES, draw_image
@@ -9,19 +12,21 @@ from helpers import CLASSES, draw_image
 import prepare_dataset
 from pyimagesearch import config
 from pyimagesearch.support import dataset_checks, splits
+from pyimagesearch.support import plan as plan_module
 from pyimagesearch.support.copies import normalize_path
 from pyimagesearch.support.errors import UserError
+from pyimagesearch.support.files import digest_file
 from pyimagesearch.support.plan import (
     Photograph,
     Plan,
     leave_out_clashes,
     plan_copies,
-    plan_folder,
+    plan_folders,
 )
 from pyimagesearch.support.splits import assign_splits, find_splits
 
 # of what was copied before: nothing
-NO_RECORD = {"SEED": None, "copies": {}}
+NO_RECORD = {"SEED": None, "copies": {}, "copying": {}}
 
 
 def plan_names(*paths):
@@ -31,7 +36,7 @@ def plan_names(*paths):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     plan = Plan(["photos"] * 3, [], {}, {}, NO_RECORD)
-    plan_folder(plan, "photos", prepare_dataset.read_label)
+    plan_folders(plan, prepare_dataset.read_label)
     return plan
 
 
@@ -71,6 +76,43 @@ def test_a_name_is_no_class_index_beside_class_folders():
     assert plan.problems == {"photos/0_0.jpg": "in no class folder; move it"}
 
 
+@pytest.mark.parametrize("folder", "seg_train Test validation-set".split())
+def test_a_folder_that_is_named_like_a_split_is_not_offered_as_a_class(folder, capsys):
+    plan = plan_names("Bread/0.jpg", "Pizza/1.jpg", f"{folder}/2.jpg", f"{folder}/Bread/3.jpg")
+    assert "CLASSES = ['Bread', 'Pizza']" in capsys.readouterr().out
+    text = "in no class folder, but in one that is named like a split; move it"
+    for name in ("2.jpg", "Bread/3.jpg"):
+        assert plan.problems[f"photos/{folder}/{name}"] == text
+
+
+@pytest.mark.parametrize("folders", ["train val", "val test", "test train"])
+def test_where_one_split_has_class_folders_loose_images_of_another_are_of_no_class(folders):
+    (sorted_, flat) = folders.split()
+    for path in (f"{sorted_}/Bread/0.jpg", f"{flat}/0_000.jpg", f"{flat}/lunch.jpg"):
+        Path("photos", path).parent.mkdir(parents=True, exist_ok=True)
+        Path("photos", path).touch()
+    roots = [os.path.join("photos", name) for name in ("train", "val", "test")]
+    for root in roots:
+        os.makedirs(root, exist_ok=True)
+    plan = Plan(roots, [], {}, {}, NO_RECORD)
+    plan_folders(plan, prepare_dataset.read_label)
+    assert [photograph.label for photograph in plan.photographs] == ["Bread"]
+    text = "in no class folder; move it"
+    assert plan.problems == dict.fromkeys(
+        [f"photos/{flat}/0_000.jpg", f"photos/{flat}/lunch.jpg"], text
+    )
+
+
+def test_a_folder_of_no_class_in_one_split_makes_no_name_of_another_meaningless():
+    for path in ("train/0_0.jpg", "test/1_0.jpg", "test/misc/1_1.jpg"):
+        Path("photos", path).parent.mkdir(parents=True, exist_ok=True)
+        Path("photos", path).touch()
+    plan = Plan(["photos/train", "photos/train", "photos/test"], [], {}, {}, NO_RECORD)
+    plan_folders(plan, prepare_dataset.read_label)
+    assert [photograph.label for photograph in plan.photographs] == ["Bread", "Dairy_product"]
+    assert list(plan.problems) == ["photos/test/misc/1_1.jpg"]
+
+
 @pytest.mark.parametrize(
     "names", [("training", "validation", "evaluation"), ("Train", "val", "test")]
 )
@@ -92,6 +134,97 @@ def test_a_class_may_be_named_like_a_split_and_splits_need_training_images():
         find_splits()
     config.CLASSES = ["Test", "Bread"]
     assert find_splits() == ["Food-11"] * 3
+
+
+KAGGLE = [
+    # both folders of a zip twice, or one of them; images that are of no class beside them
+    ("seg_train/seg_train/forest seg_test/seg_test/forest seg_pred/seg_pred", 0),
+    ("training/training/n0 validation/validation/n0", 1),
+    ("training_set/training_set/cats test_set/cats", 2),
+    ("train/cats Test/Test/cats", 3),
+    # beside what a Mac packed, or something else
+    ("dataset/train/cats dataset/validation-set/cats __MACOSX/dataset/train/cats", 4),
+    ("dataset/training/cats dataset/test/cats docs/figures", 5),
+    ("chest/chest/train chest/__MACOSX/chest chest/train/cats chest/test/cats", 6),
+    # no splits
+    ("raw-img/cane raw-img/gatto", 7),
+    ("Images/Images/cane Images/Images/gatto", 8),
+]
+FOUND = [
+    ("seg_train/seg_train", "seg_train/seg_train", "seg_test/seg_test"),
+    ("training/training", "validation/validation", "training/training"),
+    ("training_set/training_set", "training_set/training_set", "test_set"),
+    ("train", "train", "Test/Test"),
+    ("dataset/train", "dataset/validation-set", "dataset/train"),
+    ("dataset/training", "dataset/training", "dataset/test"),
+    ("chest/train", "chest/train", "chest/test"),
+    ("raw-img",) * 3,
+    ("Images/Images",) * 3,
+]
+
+
+@pytest.mark.parametrize(("folders", "index"), KAGGLE)
+@pytest.mark.parametrize("areKnown", [True, False])
+def test_folders_that_only_wrap_others_are_looked_through(folders, index, areKnown):
+    if areKnown:
+        config.CLASSES = ["forest", "n0", "cats", "Cane/Lupo", "gatto"]
+    for folder in folders.split():
+        draw_image(f"Food-11/{folder}/1.jpg", 0)
+        # a class seldom comes alone
+        if areKnown or folder.endswith("_pred"):
+            continue
+        draw_image(f"Food-11/{os.path.dirname(folder)}/zebras/1.jpg", 0)
+    Path("Food-11/labels.csv").touch()
+    assert find_splits() == [os.path.join("Food-11", folder) for folder in FOUND[index]]
+
+
+def test_classes_albums_and_images_are_not_looked_through():
+    draw_image("Food-11/pie/1.jpg", 0)
+    assert find_splits() == ["Food-11"] * 3
+    # images that lie in no folder
+    draw_image("Food-11/pie/2023/1.jpg", 0)
+    draw_image("Food-11/1.jpg", 0)
+    assert find_splits() == ["Food-11"] * 3
+    os.remove("Food-11/1.jpg")
+    for classes in (["pie", "ribs"], ["Pie/Tart", "ribs"]):
+        config.CLASSES = classes
+        assert find_splits() == ["Food-11"] * 3
+
+
+def test_images_in_a_folder_that_a_zip_holds_twice_are_in_the_inner_one():
+    draw_image("Food-11/training/training/0_0.jpg", 0)
+    draw_image("Food-11/test/Test/0_0.jpg", 0)
+    train = "Food-11/training/training"
+    assert find_splits() == [train, train, "Food-11/test/Test"]
+
+
+def test_a_word_in_the_name_of_a_folder_says_its_split_only_where_no_class_is_beside_it():
+    for name in ("seg_train", "detest", "contest 2", "train_and_test", "pretrained", "test.set"):
+        os.makedirs(os.path.join("Food-11", name))
+    assert find_splits() == ["Food-11/seg_train", "Food-11/seg_train", "Food-11/test.set"]
+    # the plain name before others
+    os.makedirs("Food-11/test")
+    assert find_splits()[2] == "Food-11/test"
+    os.rmdir("Food-11/test")
+    config.CLASSES = ["contest 2", "Bread"]
+    assert find_splits() == ["Food-11"] * 3
+
+
+def test_two_folders_for_one_split_are_refused_with_both():
+    for name in ("train_big", "train_small", "test"):
+        os.makedirs(os.path.join("Food-11", name))
+    with pytest.raises(UserError, match="train_big and .*train_small are both .*rename the right"):
+        find_splits()
+    os.makedirs("Food-11/train")
+    assert find_splits()[0] == "Food-11/train"
+
+
+def test_two_folders_with_splits_in_them_are_refused_with_both():
+    for fold in ("fold 1", "fold 2"):
+        for name in ("train/pie", "test/pie"):
+            os.makedirs(os.path.join("Food-11", fold, name))
+    with pytest.raises(UserError, match="fold 1 and Food-11/fold 2 both have .*set DATA_PATH"):
+        find_splits()
 
 
 def split(names, copies=(), rootDirs=("photos",) * 3, label="Bread", record=NO_RECORD):
@@ -226,7 +359,7 @@ def test_a_copied_photograph_is_not_moved_into_a_split_that_has_none():
 
 
 def test_another_seed_than_that_of_the_copies_is_refused_with_both():
-    record = {"SEED": 7, "copies": {}}
+    record = NO_RECORD | {"SEED": 7}
     copies = [os.path.join(config.TRAIN, "Bread", "0.jpg")]
     with pytest.raises(UserError, match="split with SEED 7, not 42; .*BASE_PATH") as caught:
         split(make_names(3), copies, record=record)
@@ -356,6 +489,34 @@ def test_the_plan_holds_each_image_once_with_the_split_of_its_copy():
     assert len({image.path for image in found}) == 12
 
 
+def test_each_photograph_is_opened_once_and_its_digest_is_that_of_its_bytes(monkeypatch):
+    draw_photographs()
+    opened = []
+    opener = builtins.open
+
+    def open_and_count(path, *args, **options):
+        opened.append(path)
+        return opener(path, *args, **options)
+
+    # PIL and hashlib open files by that name too
+    with monkeypatch.context() as patch:
+        patch.setattr(builtins, "open", open_and_count)
+        plan = plan_class_folders()
+    paths = [photograph.path for photograph in plan.photographs]
+    assert sorted(path for path in opened if str(path).endswith(".jpg")) == paths
+    for photograph in plan.photographs:
+        assert photograph.digest == digest_file(photograph.path)
+
+
+def test_a_disk_that_fails_in_the_middle_of_a_file_is_said_with_its_path(monkeypatch):
+    draw_photographs()
+    file = MagicMock()
+    file.__enter__.return_value.read.side_effect = OSError(errno.EIO, "Input/output error")
+    monkeypatch.setattr(plan_module, "open", Mock(return_value=file), raising=False)
+    with pytest.raises(OSError, match="Input/output error: 'Food-11/Bread/0.jpg'"):
+        plan_class_folders()
+
+
 def test_images_that_cannot_be_read_or_would_be_overwritten_are_problems_of_the_plan():
     draw_photographs()
     draw_image("Food-11/Egg/a/1.jpg", 1, seed=20)
@@ -370,7 +531,8 @@ def test_images_that_cannot_be_read_or_would_be_overwritten_are_problems_of_the_
     assert len(plan.photographs) == 13
 
 
-def test_a_photograph_without_a_copy_is_no_leftover_and_a_copy_without_one_is():
+@pytest.mark.parametrize("key", ["copies", "copying", None])
+def test_a_photograph_without_a_copy_is_no_leftover_and_a_copy_without_one_is(key):
     draw_photographs()
     plan = plan_class_folders()
     image = plan.list_images(config.DATA_PATH, config.VAL)[0]
@@ -382,10 +544,19 @@ def test_a_photograph_without_a_copy_is_no_leftover_and_a_copy_without_one_is():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(Path(image.path).read_bytes())
     draw_image(foreign, 5, seed=99)
-    problems = dataset_checks.find_leftovers(plan_class_folders())
+    plan = plan_class_folders()
+    if key:
+        plan.record[key][normalize_path(wrong)] = digest_file(wrong)
+    # of other bytes that were copied there
+    plan.record["copies"][normalize_path(foreign)] = digest_file(wrong)
+    problems = dataset_checks.find_leftovers(plan)
     assert set(problems) == {str(wrong), str(foreign)}
     # only what is known to be a copy may be deleted
-    text = f"a copy of an image that belongs elsewhere now ({image.path}); delete the copy"
+    if key:
+        text = f"a copy of an image that belongs elsewhere now ({image.path}); delete the copy"
+    else:
+        text = f"not copied by prepare_dataset.py, and the same image as another ({image.path})"
+        text += "; move it away from here"
     assert problems[str(wrong)] == text
     assert "no copy of an image in Food-11" in problems[str(foreign)]
     assert "delete" not in problems[str(foreign)]
@@ -416,7 +587,7 @@ def find_foreign(found, recorded=None):
     where its copy belongs has the digest found; recorded: that of its last copy."""
     photograph = Photograph("photos/Egg/a.jpg", "photos", "Egg", "a.jpg", config.VAL, "now", found)
     copies = {photograph.place: "dataset/validation/Egg/A.jpg"} if found else {}
-    record = {"SEED": 42, "copies": {photograph.place: recorded} if recorded else {}}
+    record = NO_RECORD | {"copies": {photograph.place: recorded} if recorded else {}}
     plan = Plan(["photos"] * 3, [photograph], {}, copies, record)
     return dataset_checks.find_foreign_files(plan)
 
@@ -433,6 +604,19 @@ def test_copies_and_the_old_copy_of_an_edited_original_are_no_foreign_files():
     assert find_foreign(None) == {}
     assert find_foreign("now") == {}
     assert find_foreign("before", recorded="before") == {}
+
+
+@pytest.mark.parametrize("base", [".", "data/.."])
+def test_to_a_folder_outside_base_path_the_setting_is_the_advice_and_else_a_move(base):
+    config.TEST = "mytest"
+    config.VAL = os.path.join(base, "dataset", "validation")
+    advice = dataset_checks.advise("mytest/pie/1.jpg", "move it")
+    assert advice == "set TEST in config.py to another folder while you prepare"
+    for path in ("dataset/training/pie/1.jpg", f"{config.VAL}/pie/1.jpg"):
+        assert dataset_checks.advise(path, "move it") == "move it"
+    # which only begins alike
+    config.TEST = "dataset2/evaluation"
+    assert "set TEST" in dataset_checks.advise("dataset2/evaluation/pie/1.jpg", "move it")
 
 
 def test_images_with_the_same_bytes_in_two_classes_or_splits_are_found():
