@@ -128,7 +128,7 @@ def classify_photographs(names, weightsPath):
             # with its folder, as two albums may have photographs of one name
             name = os.sep.join(path.split(os.sep)[-2:])
             titles[path] = "\n".join([name, *lines])
-        tables.append_rows(tablePath, rows)
+        tablePath = tables.append_rows(tablePath, rows)
 
     print(f"[INFO] saved {tablePath}: {len(titles)} photographs...")
     if titles:

@@ -182,14 +182,14 @@ def lock_folder(folder, holder, isPatient=False):
 
 
 def find_stranger(path):
-    """Return what the file at path is instead of a photograph or weights, as the end of a sentence
-    about it, or None if it is none of the usual strangers."""
+    """Return what the file at path is instead of a photograph or weights, and what to do about it,
+    or None if it is none of the usual strangers."""
     with open(path, "rb") as file:
         head = file.read(100).lstrip().lower()
     if head.startswith(b"version https://git-lfs"):
-        return "is a pointer of Git LFS, not the file itself; run git lfs pull"
+        return "a pointer of Git LFS, not the file itself; run git lfs pull"
     if head.startswith((b"<!doctype html", b"<html", b"<?xml")):
-        return "is a web page, not the file itself; download it again"
+        return "a web page, not the file itself; download it again"
     if not head:
-        return "is empty; copy or download it again"
+        return "an empty file; copy or download it again"
     return None

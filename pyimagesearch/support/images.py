@@ -13,16 +13,17 @@ from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from .errors import ImageError
+from .files import find_stranger
 
 EXTENSIONS = (*IMG_EXTENSIONS, ".gif", ".jfif", ".jpe", ".avif")
 # folders that systems and programs make for themselves, in lower case: thumbnails, deleted files,
 # earlier states of a disk
 SYSTEM_FOLDERS = {
-    # disks on a network: Synology, QNAP, NetApp, Buffalo
+    # disks on a network: Synology, QNAP, NetApp
     *("@eadir", "@tmp", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "@__thumb"),
-    *("~snapshot", "trashbox"),
+    "~snapshot",
     # disks of Windows, of Linux, and of a Mac's network
-    *("$recycle.bin", "recycler", "recycled", "system volume information", "lost+found"),
+    *("$recycle.bin", "system volume information", "lost+found"),
     *("network trash folder", "temporary items"),
     # zip files that a Mac packed
     "__macosx",
@@ -225,9 +226,10 @@ def load_image(path, imageSize=None, data=None):
         # a broken file makes PIL raise nearly anything
         if is_disk_error(error):
             raise OSError(error.errno, error.strerror, path) from error
-        reason = error
-        if isinstance(error, UnidentifiedImageError):
-            reason = "no known format" if os.path.getsize(path) else "the file is empty"
+        stranger = find_stranger(path)
+        if stranger:
+            raise ImageError(f"{path}: {stranger}") from error
+        reason = "no known format" if isinstance(error, UnidentifiedImageError) else error
         advice = "replace it, or convert it to JPEG"
         raise ImageError(f"{path}: cannot be read as an image ({reason}); {advice}") from error
 

@@ -2,9 +2,8 @@
 
 import hashlib
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-
-from tqdm.contrib.concurrent import thread_map
 
 from pyimagesearch import config
 
@@ -13,6 +12,7 @@ from .errors import ImageError, UserError
 from .files import digest_file, name_partial
 from .images import find_images, load_image
 from .labels import index_labels, split_label
+from .progress import progress
 from .splits import assign_splits, find_splits, name_split
 
 # bytes of a file name, on nearly all disks
@@ -214,13 +214,15 @@ def leave_out_clashes(plan):
 def leave_out_unreadable(plan):
     """Read all images; take those that cannot be read out of plan, give the others a digest."""
     kept = []
-    answers = thread_map(read_digest, plan.photographs, desc="checking", disable=None)
-    for photograph, answer in zip(plan.photographs, answers, strict=True):
-        if isinstance(answer, ImageError):
-            plan.problems[photograph.path] = str(answer).removeprefix(f"{photograph.path}: ")
-        else:
-            photograph.digest = answer
-            kept.append(photograph)
+    with ThreadPoolExecutor() as pool:
+        answers = pool.map(read_digest, plan.photographs)
+        answers = progress(answers, "checking", "images", total=len(plan.photographs))
+        for photograph, answer in zip(plan.photographs, answers, strict=True):
+            if isinstance(answer, ImageError):
+                plan.problems[photograph.path] = str(answer).removeprefix(f"{photograph.path}: ")
+            else:
+                photograph.digest = answer
+                kept.append(photograph)
     plan.photographs = kept
 
 

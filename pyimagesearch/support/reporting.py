@@ -1,6 +1,5 @@
 """The report and the pictures in output/."""
 
-import csv
 import io
 import math
 import os
@@ -23,7 +22,7 @@ from matplotlib import font_manager
 from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import ConfusionMatrixDisplay, classification_report
 
-from . import processes
+from . import processes, tables
 from .files import remove_result, write_result
 from .images import load_image
 
@@ -117,7 +116,7 @@ def save_report(ds, preds, probs, folder=None):
         rows.append((path, classes[target], classes[pred], round(prob, 4)))
     # mistakes first, the surest first, those that are as sure as each other by their paths
     rows.sort(key=lambda row: (row[1] == row[2], -row[3], row[0]))
-    write_predictions(place(config.PREDICTIONS_PATH, folder), rows)
+    tables.write_predictions(place(config.PREDICTIONS_PATH, folder), rows)
     mistakes = [row for row in rows if row[1] != row[2]]
     print(f"[INFO] mistakes on the test set: {len(mistakes)} of {len(rows)}...")
     plot_mistakes(place(config.MISTAKES_PATH, folder), mistakes[:MAX_PICTURES], ds.root)
@@ -143,19 +142,9 @@ def format_report(targets, preds, classes):
     return report
 
 
-def write_predictions(path, rows):
-    """Write rows of (path, true class, predicted class, probability) to path as a table."""
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["path", "true class", "predicted class", "probability"])
-    for image, true, pred, prob in rows:
-        writer.writerow([image, true, pred, f"{prob:.4f}"])
-    write_result(path, table.getvalue().encode(errors="replace"))
-
-
 def plot_mistakes(path, rows, root):
-    """Save the photographs of rows, see write_predictions(), as pictures to path; where there are
-    none, leave no picture of an earlier report there. root: of their paths in the titles."""
+    """Save the photographs of rows, of tables.write_predictions(), as pictures to path; where there
+    are none, leave no picture of an earlier report there. root: of their paths in the titles."""
     if not rows:
         remove_result(path)
         return

@@ -3,6 +3,7 @@
 import codecs
 import csv
 import io
+import shutil
 
 from pyimagesearch import config
 
@@ -18,16 +19,30 @@ def format_rows(rows):
 
 
 def write_table(path, rows):
-    """Write rows, the names of the columns first, to path."""
+    """Write rows, the names of the columns first, to path, or beside it where another program holds
+    the table there. Return the path that was written."""
     # without this mark Excel takes accents for other letters
-    files.write_file(path, codecs.BOM_UTF8 + format_rows(rows))
+    return files.write_result(path, codecs.BOM_UTF8 + format_rows(rows))
 
 
 def append_rows(path, rows):
-    """Write more rows into the table at path, with which it is whole again."""
-    # unbuffered: all of it at once
-    with open(path, "ab", buffering=0) as file:
-        file.write(format_rows(rows))
+    """Write more rows into the table at path, which is whole again then, or into a copy beside it
+    where another program holds the table. Return the path that was written."""
+
+    def append(path):
+        # unbuffered: all of it at once
+        with open(path, "ab", buffering=0) as file:
+            file.write(format_rows(rows))
+
+    try:
+        files.retry(append, path)
+        return path
+    except PermissionError:
+        other = files.name_again(path)
+        shutil.copyfile(path, other)
+        print(f"[INFO] {path} is open in another program: its new version is {other}...")
+        append(other)
+        return other
 
 
 def write_history(H):
@@ -41,11 +56,18 @@ def write_history(H):
     write_table(config.HISTORY_PATH, rows)
 
 
+def write_predictions(path, rows):
+    """Write rows of (path, true class, predicted class, probability) to path."""
+    table = [["path", "true class", "predicted class", "probability"]]
+    for image, true, pred, prob in rows:
+        table.append([image, true, pred, f"{prob:.4f}"])
+    write_table(path, table)
+
+
 def begin_photographs(numGuesses):
-    """Write the first row of the table of photographs, with so many classes each; return the path
-    of the table."""
+    """Write the names of the columns of the table of photographs, with so many classes each; return
+    the path of the table."""
     numbers = range(1, numGuesses + 1)
     names = [f"class {number}" for number in numbers]
     probs = [f"probability {number}" for number in numbers]
-    write_table(config.PHOTOGRAPHS_PATH, [["path", *names, *probs]])
-    return config.PHOTOGRAPHS_PATH
+    return write_table(config.PHOTOGRAPHS_PATH, [["path", *names, *probs]])

@@ -105,7 +105,7 @@ def load_weights(path):
         # a damaged file makes torch raise nearly anything
         if is_disk_error(error):
             raise
-        raise UserError(f"{path} {describe_failure(path)}") from error
+        raise UserError(describe_failure(path)) from error
     if isinstance(state, dict) and {"model", "opt"} <= state.keys():
         # a checkpoint
         state = state["model"]
@@ -122,16 +122,17 @@ def load_weights(path):
 
 
 def describe_failure(path):
-    """Return why torch cannot read the file at path, as the end of a sentence about it."""
+    """Return why torch cannot read the file at path, and what to do about it."""
     stranger = find_stranger(path)
     if stranger:
-        return stranger
+        return f"{path} is {stranger}"
     with open(path, "rb") as file:
         isPickle = file.read(1) == b"\x80"
     if isPickle or zipfile.is_zipfile(path):
         text = "is damaged, or holds more than tensors and plain values, such as a whole model"
-        return f"{text}; no code in it was run: save the state_dict() of the model instead"
-    return "is damaged, or no weights file; copy or download it again"
+        advice = "no code in it was run: save the state_dict() of the model instead"
+        return f"{path} {text}; {advice}"
+    return f"{path} is damaged, or no weights file; copy or download it again"
 
 
 @contextmanager

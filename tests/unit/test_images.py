@@ -337,16 +337,26 @@ def test_an_image_that_is_in_memory_is_read_from_there(name):
     assert np.array_equal(load_image(name, 32, data), expected)
 
 
+UNREADABLE = "cannot be read as an image (no known format); replace it, or convert it to JPEG"
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+
+
 @pytest.mark.parametrize(
-    ("data", "reason"), [(b"", "the file is empty"), (b"<", "no known format")]
+    ("data", "text"),
+    [
+        (b"", "an empty file; copy or download it again"),
+        (b"no image", UNREADABLE),
+        # a repository that was cloned without git-lfs, a download that was refused
+        (LFS, "a pointer of Git LFS, not the file itself; run git lfs pull"),
+        (b"<!DOCTYPE html><html>", "a web page, not the file itself; download it again"),
+    ],
 )
-def test_what_is_no_image_is_said_in_the_same_words_wherever_it_is_read_from(data, reason):
+def test_what_is_no_image_is_said_in_the_same_words_wherever_it_is_read_from(data, text):
     Path("a.jpg").write_bytes(data)
-    expected = f"a.jpg: cannot be read as an image ({reason}); replace it, or convert it to JPEG"
     for inMemory in (None, data):
         with pytest.raises(ImageError) as caught:
             load_image("a.jpg", 32, inMemory)
-        assert str(caught.value) == expected
+        assert str(caught.value) == f"a.jpg: {text}"
 
 
 def test_an_error_of_the_disk_keeps_its_number_and_gets_the_path(monkeypatch):

@@ -47,7 +47,7 @@ def make_dataset(classes, targets, names=None):
 
 def read_table():
     """Return the rows of predictions.csv, without its first line."""
-    with open(config.PREDICTIONS_PATH, newline="") as file:
+    with open(config.PREDICTIONS_PATH, newline="", encoding="utf-8-sig") as file:
         rows = list(csv.reader(file))
     assert rows[0] == ["path", "true class", "predicted class", "probability"]
     return rows[1:]

@@ -1,13 +1,14 @@
 """The tables in output/: what a spreadsheet and pandas find in them."""
 
 import csv
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
 from pyimagesearch import config
-from pyimagesearch.support import processes, tables
+from pyimagesearch.support import files, processes, tables
 
 H = {"rate": [0.0001, 1e-05], "train_loss": [1.5, 0.25], "val_acc": [0.5, 1.0], "seconds": [9, 8.5]}
 
@@ -67,3 +68,25 @@ def test_the_table_of_photographs_is_whole_after_each_batch(numGuesses):
     # the next photographs have a table of their own
     tables.begin_photographs(numGuesses)
     assert read_table(path) == [header]
+
+
+def test_rows_for_a_table_that_excel_holds_go_into_a_copy_beside_it(monkeypatch, capsys):
+    monkeypatch.setattr(files.time, "sleep", lambda seconds: None)
+    path = tables.begin_photographs(2)
+    tables.append_rows(path, [["1.jpg", "a", "b", "0.9", "0.1"]])
+    before = Path(path).read_bytes()
+
+    def open_or_refuse(name, mode, **options):
+        if name == path and mode == "ab":
+            raise PermissionError(errno.EACCES, "Permission denied", name)
+        return open(name, mode, **options)
+
+    monkeypatch.setattr(tables, "open", open_or_refuse, raising=False)
+    rows = [["2.jpg", "b", "a", "0.8", "0.2"], ["3.jpg", "b", "a", "0.7", "0.3"]]
+    other = tables.append_rows(path, rows[:1])
+    assert f"{path} is open in another program: its new version is {other}..." in (
+        capsys.readouterr().out
+    )
+    assert tables.append_rows(other, rows[1:]) == other
+    assert [row[0] for row in read_table(other)] == ["path", "1.jpg", "2.jpg", "3.jpg"]
+    assert Path(path).read_bytes() == before
