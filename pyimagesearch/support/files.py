@@ -5,6 +5,7 @@ import hashlib
 import os
 import platform
 import shutil
+import tempfile
 import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -146,12 +147,11 @@ def digest_file(path):
 
 def make_folder(folder):
     """Make folder, if it is not there. Raises UserError if no file can be written in it."""
-    partialPath = name_partial(folder)
     try:
         os.makedirs(folder, exist_ok=True)
-        with open(partialPath, "wb"):
+        # under a name of its own, as another training may write here
+        with tempfile.TemporaryFile(dir=folder):
             pass
-        retry(os.remove, partialPath)
     except OSError as error:
         text = f"no file can be written in {folder} ({error.strerror})"
         advice = "change its permissions, or work in another folder"

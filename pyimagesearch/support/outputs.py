@@ -72,12 +72,14 @@ def move_run(paths, folder):
         except PermissionError as error:
             move_back(folder)
             held = f"{path} of an earlier run cannot be moved aside ({error.strerror})"
-            raise UserError(f"{held}; close the program that has it open") from error
+            advice = "close the program that has it open, or start in another directory"
+            raise UserError(f"{held}; {advice}") from error
 
 
 def move_back(folder):
     """Move the files of a run in folder back to where config.py says."""
-    for path in output_paths():
+    # the settings last, as what is killed before could be resumed without its checkpoint
+    for path in reversed(output_paths()):
         for source in files.list_versions(os.path.join(folder, os.path.basename(path))):
             target = os.path.join(os.path.dirname(path), os.path.basename(source))
             if os.path.exists(target):

@@ -17,7 +17,7 @@ from pyimagesearch import config
 
 from .errors import UserError
 
-# what a process reads that is one of several: torchrun sets all four, Kubeflow and Azure ML those
+# a process that has any of these is one of several: torchrun sets all, Kubeflow and Azure ML those
 # of PyTorch's env://
 GROUP = ("TORCHELASTIC_RUN_ID", "RANK", "WORLD_SIZE", "MASTER_ADDR")
 

@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import tempfile
 import time
 from pathlib import Path
 from threading import Thread
@@ -197,12 +198,12 @@ def test_unfinished_files_are_removed_from_a_folder_and_nothing_else():
 
 @pytest.mark.parametrize("name", ["EACCES", "EROFS", "ENOSPC"])
 def test_a_folder_in_which_nothing_can_be_written_is_one_line_at_once(name, monkeypatch):
-    monkeypatch.setattr(files, "open", refuse(name), raising=False)
-    start = time.monotonic()
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse(name))
+    monkeypatch.setattr(time, "sleep", Mock())
     for function in (files.make_folder, lambda folder: files.lock_folder(folder, "another")):
         with pytest.raises(UserError, match=f"no file can be written in .*folder .{name}.; "):
             function("folder")
-    assert time.monotonic() - start < 1
+    time.sleep.assert_not_called()
 
 
 def test_a_file_in_the_place_of_a_folder_is_one_line():

@@ -165,6 +165,22 @@ def test_a_run_of_which_a_file_is_held_is_not_moved_and_leaves_no_folder(name, m
     assert read_runs() == [expected]
 
 
+@pytest.mark.parametrize("count", range(16))
+def test_a_refused_move_that_is_killed_on_its_way_back_is_no_run_without_its_checkpoint(
+    count, monkeypatch
+):
+    expected = write_run("first")
+    with monkeypatch.context() as patch, pytest.raises((Killed, UserError)):
+        hold(patch, "results.png")
+        patch.setattr(files, "move_file", make_killer(files.move_file, count))
+        set_aside_run()
+    # --resume continues what has settings
+    found = set(read_tree("output")) & set(expected)
+    assert "settings.json" not in found or found == set(expected)
+    set_aside_run()
+    assert read_runs() == [expected]
+
+
 def test_a_run_moves_though_a_scanner_holds_one_file_for_a_moment(monkeypatch):
     expected = write_run("first")
     hold(monkeypatch, "food_classifier.pth", times=2)
