@@ -190,6 +190,4 @@ def find_stranger(path):
         return "a pointer of Git LFS, not the file itself; run git lfs pull"
     if head.startswith((b"<!doctype html", b"<html", b"<?xml")):
         return "a web page, not the file itself; download it again"
-    if not head:
-        return "an empty file; copy or download it again"
     return None

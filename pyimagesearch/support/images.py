@@ -229,7 +229,9 @@ def load_image(path, imageSize=None, data=None):
         stranger = find_stranger(path)
         if stranger:
             raise ImageError(f"{path}: {stranger}") from error
-        reason = "no known format" if isinstance(error, UnidentifiedImageError) else error
+        reason = error
+        if isinstance(error, UnidentifiedImageError):
+            reason = "no known format" if os.path.getsize(path) else "the file is empty"
         advice = "replace it, or convert it to JPEG"
         raise ImageError(f"{path}: cannot be read as an image ({reason}); {advice}") from error
 

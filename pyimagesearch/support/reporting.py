@@ -87,7 +87,8 @@ def plot_history(H):
 def limit_losses(axes, H):
     """Cut off the curves above where most losses are, if one or a few would press all others flat;
     print that they are."""
-    losses = H["train_loss"] + H["val_loss"]
+    # the training loss may be infinite where fp16 overflows in a step
+    losses = [loss for loss in H["train_loss"] + H["val_loss"] if math.isfinite(loss)]
     limit = max(1.1, 2 * float(np.percentile(losses, 75)))
     if max(losses) > 2 * limit:
         axes.set_ylim(0, limit)

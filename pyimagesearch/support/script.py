@@ -88,6 +88,8 @@ def open_output(stream):
         return open(os.devnull, "w", errors="replace")
     if type(stream) is not io.TextIOWrapper:
         # a notebook's own, or Output
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(line_buffering=True, errors="backslashreplace")
         return stream
     with suppress(OSError):
         stream.flush()

@@ -371,20 +371,22 @@ def test_a_diverged_run_ends_and_keeps_the_last_good_checkpoint(train, monkeypat
     assert_same(dict(load(config.MODEL_PATH)), dict(state["model"]))
 
 
-@pytest.mark.parametrize("numWritten", [0, 1, 2])
+@pytest.mark.parametrize("numWritten", [0, 1, 2, 3])
 def test_a_full_disk_ends_a_run_and_keeps_what_was_there_before(train, monkeypatch, numWritten):
     train("--epochs", "1")
     before = read_tree()
-    # settings.json is written first, then checkpoint.pth, then the weights
+    # settings.json is written first, then the history as it was, then checkpoint.pth, then the
+    # history, then the weights
     error = OSError(errno.ENOSPC, "No space left on device")
     with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
         patch.setattr(os, "fsync", Mock(side_effect=[None] * numWritten + [error]))
         train("--resume")
     after = read_tree()
     assert sorted(after) == sorted(before)
-    written = ["settings.json", "checkpoint.pth"][:numWritten]
+    written = ["settings.json", "history.csv", "checkpoint.pth"][:numWritten]
     for name, data in before.items():
-        assert (after[name] == data) == (name not in written), name
+        isSame = name not in written or name == "history.csv"
+        assert (after[name] == data) == isSame, name
     # once there is room
     train("--resume")
     assert count_epochs() == 2
@@ -774,4 +776,4 @@ def test_progress_bars_leave_the_printed_lines_whole(train, monkeypatch):
         # at the beginning of a row, from which the bar was removed
         assert re.search(rf"(\n|\r *\r){re.escape(line)}\n", text)
     # the bar over the epochs stays
-    assert re.search(r"\r100%[^\r]* 2/2 [^\r]*\n\[INFO\] total time taken", text)
+    assert re.search(r"\rall epochs: 100%[^\r]* 2/2 [^\r]*\n\[INFO\] total time taken", text)

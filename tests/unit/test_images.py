@@ -130,7 +130,7 @@ def test_the_folder_itself_may_be_a_link_hidden_or_named_like_one_of_the_systems
 
 
 SYSTEM_NAMES = (
-    """@eaDir #recycle #snapshot @Recycle $RECYCLE.BIN RECYCLER __MACOSX lost+found Thumbs
+    """@eaDir #recycle #snapshot @Recycle $RECYCLE.BIN __MACOSX lost+found Thumbs
 thumbnails THMBNL""".split()
     + ["System Volume Information", "Network Trash Folder"]
 )
@@ -337,15 +337,15 @@ def test_an_image_that_is_in_memory_is_read_from_there(name):
     assert np.array_equal(load_image(name, 32, data), expected)
 
 
-UNREADABLE = "cannot be read as an image (no known format); replace it, or convert it to JPEG"
+UNREADABLE = "cannot be read as an image ({}); replace it, or convert it to JPEG"
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
 
 
 @pytest.mark.parametrize(
     ("data", "text"),
     [
-        (b"", "an empty file; copy or download it again"),
-        (b"no image", UNREADABLE),
+        (b"", UNREADABLE.format("the file is empty")),
+        (b"no image", UNREADABLE.format("no known format")),
         # a repository that was cloned without git-lfs, a download that was refused
         (LFS, "a pointer of Git LFS, not the file itself; run git lfs pull"),
         (b"<!DOCTYPE html><html>", "a web page, not the file itself; download it again"),

@@ -110,7 +110,7 @@ STRANGERS = {
     b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 28\n": "git lfs pull",
     b"\n<!DOCTYPE html>\n<html><body>404</body></html>": "a web page",
     b"<HTML><head>": "a web page",
-    b"": "an empty file",
+    b"": "damaged, or no weights file",
     b"anything else": "damaged, or no weights file",
     b"PK\x03\x04 a download that was cut off": "damaged, or no weights file",
     b"\x80\x02}q\x00": "damaged",
