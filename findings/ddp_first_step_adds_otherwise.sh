@@ -1,21 +1,23 @@
 #!/usr/bin/env bash
-# torch 2.14.1, three processes over gloo on CPUs. DistributedDataParallel puts the gradients into other
-# buckets after its first step, in the order in which they became ready. A bucket's number has its
-# place in the ring by its place in the bucket, so the first step adds the processes' gradients in
-# another order than all later ones. A resumed run has a first step in the middle.
+# torch 2.14.1, three processes over gloo on CPUs. DistributedDataParallel puts the gradients into
+# other buckets after its first step, in the order in which they became ready. In which order the
+# processes' numbers for one weight are added depends on its place in the bucket, so the first
+# step rounds otherwise than all later ones. A resumed run has a first step in its middle.
 #
-# Seen: a run that is resumed after step 3 differs from the uninterrupted one in the last digits; the
-# uninterrupted run repeats bit for bit, so it is no randomness. Two processes are not enough, since
-# a + b is b + a. Neither one large bucket, nor small ones, nor gradient_as_bucket_view, nor
-# static_graph helps; find_unused_parameters=True does, whose buckets stay as they are.
-# Expected: the same bits, as each step is deterministic; or that a single bucket leaves nothing to
-# arrange: but the order inside it changes as well.
-# Source: Reducer::should_rebuild_buckets() in torch/csrc/distributed/c10d/reducer.hpp. The page on
-# DistributedDataParallel mentions the buckets for speed alone.
+# Seen: a run that is resumed after step 3 differs from the uninterrupted one in the last digits.
+# The uninterrupted run repeats bit for bit, so it is no randomness. With two processes nothing
+# differs, since a + b is b + a. Neither one large bucket, nor small ones, nor
+# gradient_as_bucket_view, nor static_graph helps; find_unused_parameters=True does, as its
+# buckets stay as they are.
+# Expected: the same bits, as each step is deterministic; or at least that one bucket leaves
+# nothing to arrange: but the order inside it changes as well.
+# Source: Reducer::should_rebuild_buckets() in torch/csrc/distributed/c10d/reducer.hpp.
 #
-# For a training: a test that compares resumed weights bit for bit passes with two processes and fails
-# with three; whoever needs the bits pays for a search of the graph at each step.
-# This project promises the bits for one and two processes and says so.
+# For a training: a test that compares resumed weights bit for bit passes with two processes and
+# fails with three; whoever needs the bits pays for a search of the graph at each step. This
+# project promises the bits for one and two processes, and says so. Here "resumed" is a new
+# DistributedDataParallel from the state after step 3, which is all that a new process would
+# change.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
@@ -85,7 +87,7 @@ for name, options in OPTIONS.items():
         isAsDescribed = False
 dist.destroy_process_group()
 if not isAsDescribed:
-    sys.exit("[CHANGED] resumed runs have the same bits where they had others, or the other way round")
+    sys.exit("[CHANGED] runs that are resumed or repeated differ otherwise than described")
 EOF
 # one thread each; the warning that find_unused_parameters found none says nothing new here
 export OMP_NUM_THREADS=1 TORCH_CPP_LOG_LEVEL=ERROR

@@ -3,16 +3,17 @@
 # memory and does not look at strides. Resume a run in another memory format than it was saved in,
 # and fused Adam updates each convolution with the moments of other weights, without a word.
 #
-# Seen: the first step after such a resume is wrong by up to 0.017 at a learning rate of 0.01, with
-# Adam, AdamW, SGD with momentum and Adagrad; with foreach=True it is right to 2e-8.
+# Seen: the first step after such a resume is wrong by up to 0.017 at a learning rate of 0.01,
+# with Adam, AdamW, SGD with momentum and Adagrad; with foreach=True it is right to 2e-8.
 # Expected: what CUDA does, which refuses it ("params, grads, exp_avgs, and exp_avg_sqs must have
-# same dtype, device, and layout"), or the right numbers, as model.load_state_dict() gives: it copies
-# into the model's layout. An optimizer's load_state_dict() keeps the layout of the file.
-# Source: aten/src/ATen/native/FusedAdam.cpp and cpu/FusedAdamKernel.cpp of PyTorch, which loop over
-# raw pointers; check_fast_path_restrictions() in ForeachUtils.h, which CUDA calls, compares strides.
+# same dtype, device, and layout"), or the right numbers, as model.load_state_dict() gives: it
+# copies into the model's layout. An optimizer's load_state_dict() keeps the layout of the file.
+# Source: aten/src/ATen/native/FusedAdam.cpp and cpu/FusedAdamKernel.cpp of PyTorch, which pass
+# raw pointers on; check_fast_path_restrictions() in ForeachUtils.h, which the CUDA side calls,
+# compares strides.
 #
-# For a training: add channels_last to a script, resume an older checkpoint, and the loss jumps.
-# This project lays out the loaded state like the weights (restore_checkpoint()).
+# For a training: add channels_last to a script, resume an older checkpoint, and the steps are
+# wrong. This project lays out the loaded state like the weights (restore_checkpoint()).
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,21 +1,21 @@
 #!/usr/bin/env bash
-# torch 2.14.1, two processes over gloo on a CPU. Collectives send a tensor's memory as it lies. Where
-# one process has a convolution's weights in channels_last and another has them contiguous, broadcast()
-# and all_reduce() shuffle them without a word.
+# torch 2.14.1, two processes over gloo on a CPU. broadcast() and all_reduce() send a tensor's
+# memory as it lies. Where one process has a convolution's weights in channels_last and another
+# has them contiguous, they shuffle the weights without a word.
 #
-# Seen: after broadcast() rank 1 has [0, 12, 1, 13, ...] for [0, 1, 2, 3, ...]; all_reduce() and reduce()
-# add numbers of different places. all_gather(), broadcast_object_list() and the functional all_reduce
-# are right, send() refuses such a tensor, and DistributedDataParallel compares strides and refuses
-# such a model.
-# Expected: an error, as send() and NCCL with other strided tensors give, or the right numbers: sizes and
-# types are compared between processes, and all_gather() handles exactly this case.
-# Source: ProcessGroupGloo.cpp of PyTorch; issues 163483 (all_gather, mended) and 192920 (broadcast,
-# reduce and scatter, open) of pytorch/pytorch, found with transposed tensors; channels_last is the way
-# in which a training meets it.
+# Seen: after broadcast() rank 1 has [0, 12, 1, 13, ...] for [0, 1, 2, 3, ...]; all_reduce() adds
+# numbers of different places. all_gather(), broadcast_object_list() and the functional
+# all_reduce() are right.
+# Expected: an error, or the right numbers. Sizes and types are checked, send() refuses such a
+# tensor, DistributedDataParallel compares the strides of all processes and refuses such a model,
+# and all_gather() handles exactly this case.
+# Source: ProcessGroupGloo.cpp of PyTorch; issue 192920 of pytorch/pytorch, open, which found
+# broadcast, reduce and scatter wrong with columns of a matrix, and says that all_gather was
+# mended before. channels_last is the way in which a training meets it.
 #
-# For a training: rank 0 loads weights or an average of weights from a file, whose layout is the file's,
-# and broadcasts them to models in channels_last. Send state dicts as objects, or .contiguous().
-# This project sends weights as objects and leaves gradients to DistributedDataParallel.
+# For a training: rank 0 loads weights from a file, whose layout is the file's, and broadcasts
+# them to models in channels_last. Send them as objects, or have all processes call .contiguous()
+# first. This project sends weights as objects.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,19 +1,20 @@
 #!/usr/bin/env bash
-# opencv-python-headless 4.14.0.94 and 5.0.0.93. OpenCV 5 has arrays of one dimension. A NumPy vector
-# that was a column to OpenCV 4 is a row to OpenCV 5, so functions with an axis work along the other
-# one; and what used to come back as (N, 1) or (N, 1, 2) comes back one dimension flatter.
+# opencv-python-headless 4.14.0.94 and 5.0.0.93. OpenCV 5 has arrays of one dimension. A NumPy
+# vector that was a column to OpenCV 4 is a row to OpenCV 5, so functions with an axis work along
+# the other one; and what used to come back as (N, 1) or (N, 1, 2) comes back one dimension
+# flatter.
 #
 # Seen: flip(vector, 0) reverses in 4 and does nothing in 5, flip(vector, 1) the other way round;
-# sort(vector, SORT_EVERY_COLUMN) no longer sorts; minMaxLoc() gives (x, y) with x and y exchanged;
-# calcHist() gives (256,) for (256, 1). findNonZero() gives (N, 2) for (N, 1, 2), so the usual
-# findNonZero(mask)[:, 0] is a list of points in 4 and of x coordinates in 5. findContours() keeps
-# its (N, 1, 2). None of it warns.
-# Expected: errors, or the shapes of 4, as the functions and their documentation kept their names.
-# Source: pull request 23473 and issue 27862 of opencv/opencv, where a 1-D Mat got rows == 1.
+# sort(vector, SORT_EVERY_COLUMN) no longer sorts; minMaxLoc() gives (x, y) with x and y
+# exchanged; calcHist() gives (256,) for (256, 1). findNonZero() gives (N, 2) for (N, 1, 2), so
+# the usual findNonZero(mask)[:, 0] is a list of points in 4 and of x coordinates in 5.
+# findContours() keeps its (N, 1, 2). None of it warns.
+# Expected: an error, or the results of 4, as functions and parameters kept their names.
+# Source: pull request 23473 and issue 27862 of opencv/opencv: a 1-D Mat has one row.
 #
-# For a training: imutils 0.5.4 and older tutorials allow any OpenCV, and a fresh install brings 5.
-# Histograms, masks and vectors of scores need .ravel() or .reshape(-1, 2) to mean the same in both.
-# This project pins OpenCV and calls nothing of it but the listing of files, through imutils.
+# For a training: imutils 0.5.4 and older tutorials allow any OpenCV, and a fresh install brings
+# 5. Histograms, masks and vectors of scores need .ravel() or .reshape(-1, 2) to mean the same in
+# both. This project pins OpenCV, and calls nothing of it.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
