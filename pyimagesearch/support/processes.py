@@ -52,7 +52,9 @@ def join_processes():
     elif distributed.is_torchelastic_launched() and os.environ.get("OMP_NUM_THREADS") == "1":
         # torchrun sets it where the user did not; the processes of a machine share its CPUs
         torch.set_num_threads(math.ceil(joblib.cpu_count() / get_local_world_size()))
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    # gloo serves GPUs too, slower, where NCCL is missing, as on Windows
+    isNccl = device.type == "cuda" and distributed.is_nccl_available()
+    distributed.init_process_group("nccl" if isNccl else "gloo")
     if hasattr(os, "register_at_fork"):
         # a worker that is forked while a thread of gloo or NCCL hands back a result can wait for
         # ever for a lock of Python's: seen with Python 3.11, about once in 5,000 forks
