@@ -28,6 +28,8 @@ def joined(monkeypatch):
     monkeypatch.setattr(torch.cuda, "set_device", done.set_device)
     monkeypatch.setattr(torch, "set_num_threads", done.set_num_threads)
     monkeypatch.setattr(distributed, "init_process_group", done.init_process_group)
+    # a build for CPUs has none
+    monkeypatch.setattr(distributed, "is_nccl_available", lambda: True)
     monkeypatch.setattr(os, "register_at_fork", lambda before: None)
     monkeypatch.setattr(joblib, "cpu_count", lambda: 6)
     return done
@@ -60,6 +62,14 @@ def test_a_process_takes_its_own_gpu_or_cpus(joined, monkeypatch, device, thread
     config.DEVICE = torch.device(device)
     processes.join_processes()
     assert joined.mock_calls == expected
+
+
+def test_without_nccl_gloo_serves_gpus(joined, monkeypatch):
+    # on Windows
+    monkeypatch.setattr(distributed, "is_nccl_available", lambda: False)
+    config.DEVICE = torch.device("cuda")
+    processes.join_processes()
+    assert joined.mock_calls == [call.set_device(1), call.init_process_group("gloo")]
 
 
 def test_a_process_without_torchrun_takes_the_first_gpu_and_the_users_threads(joined, monkeypatch):
