@@ -154,9 +154,8 @@ def plan_class_folders(plan, rootDir, read_label):
             known.add(folder)
             plan.photographs.append(Photograph(path, rootDir, label, name))
         elif name_split(folder, labels):
-            plan.problems[path] = (
-                "in no class folder, but in one that is named like a split; move it"
-            )
+            text = "in no class folder, but in one that is named like a split; move it"
+            plan.problems[path] = text
         else:
             unknown.add(folder)
             text = "the folder is not in CLASSES of config.py; add it there or move it away"

@@ -56,15 +56,17 @@ def find_root(labels):
 
 
 def look_through(folder, labels):
-    """Return the folder that folder wraps: the innermost one, as long as each holds nothing but a
-    folder that is no class. The innermost holds folders, or has the name of the one around it."""
+    """Return the innermost folder that folder wraps, folder itself if it wraps none. A folder wraps
+    another if it holds that alone, which is no class, and which holds folders alone or has the same
+    name."""
     while True:
         (folders, images) = list_folder(folder)
         if images or len(folders) != 1 or is_class(folders[0], labels):
             return folder
         inner = folders[0]
-        (innerFolders, _) = list_folder(inner)
-        if not innerFolders and get_name(inner) != get_name(folder):
+        (innerFolders, innerImages) = list_folder(inner)
+        holdsFolders = bool(innerFolders) and not innerImages
+        if not holdsFolders and get_name(inner) != get_name(folder):
             return folder
         folder = inner
 
