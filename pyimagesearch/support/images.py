@@ -108,8 +108,8 @@ def walk(rootDir):
 
 
 def add_folder(tree, folder, seen, links):
-    """Add what lies in a folder to a Tree, unless its real path is in seen, a set that then has
-    it; add the paths of the links in it to links, a list."""
+    """Add what lies in a folder to a Tree, and its real path to seen, a set. One that is in seen is
+    only noted as repeated. Links in the folder are not followed, but appended to links."""
     # of each folder, as Windows has links (junctions) that os.scandir() does not call so
     realFolder = os.path.realpath(folder)
     if realFolder in seen:
@@ -133,7 +133,8 @@ def add_folder(tree, folder, seen, links):
 
 
 def add_file(tree, path, realPath, seen):
-    """Add a file to a Tree, unless its real path is in seen, a set that then has it."""
+    """Add a file to a Tree, and its real path to seen, a set. One that is in seen is only noted as
+    repeated."""
     if realPath in seen:
         tree.repeated.append(path)
     else:
