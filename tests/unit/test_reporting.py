@@ -10,13 +10,13 @@ from unittest.mock import Mock
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from helpers import draw_image, read_tree, run_python
+from helpers import draw_image, hold, read_tree, run_python
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
 from pyimagesearch import config
-from pyimagesearch.support import reporting
+from pyimagesearch.support import reporting, tables
 
 CURVES = ("train_loss", "train_acc", "val_loss", "val_acc")
 
@@ -344,3 +344,26 @@ def test_titles_are_wrapped_apart_from_each_other_and_green_where_right_else_red
 def test_without_a_screen_no_window_is_opened(monkeypatch):
     monkeypatch.setattr(plt, "show", Mock(side_effect=AssertionError))
     reporting.plot_pictures(config.RESULTS_PATH, [np.zeros((8, 8, 3))], ["title"], isShown=True)
+
+
+def test_tables_and_pictures_that_another_program_holds_end_no_report(monkeypatch, capsys):
+    rows = [("dataset/evaluation/Egg/0.jpg", "Egg", "Soup", 0.9)]
+    tables.write_predictions("predictions.csv", [])
+    Path("mistakes.png").write_bytes(b"of an earlier report")
+    Path("results.png").write_bytes(b"of an earlier batch")
+    for name in ("predictions.csv", "mistakes.png", "results.png"):
+        hold(monkeypatch, name)
+    tables.write_predictions("predictions.csv", rows)
+    assert "Egg,Soup,0.9000" in Path("predictions-again.csv").read_text()
+    # no mistakes
+    reporting.plot_mistakes("mistakes.png", [], "dataset/evaluation")
+    reporting.plot_mistakes("none.png", [], "dataset/evaluation")
+    reporting.plot_pictures("results.png", [np.zeros((8, 8, 3))], ["title"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines[:3]] == [
+        "predictions.csv",
+        "mistakes.png",
+        "results.png",
+    ]
+    assert lines[3:] == ["[INFO] saved results-again.png..."]
+    read_pixels("results-again.png")
