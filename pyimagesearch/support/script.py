@@ -86,10 +86,8 @@ def open_output(stream):
     if stream is None:
         # closed, but tqdm.write() prints to it all the same
         return open(os.devnull, "w", errors="replace")
-    if type(stream) is not io.TextIOWrapper:
-        # a notebook's own, or Output
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(line_buffering=True, errors="backslashreplace")
+    if isinstance(stream, Output) or not isinstance(stream, io.TextIOWrapper):
+        # of an earlier run in this process, or a notebook's own
         return stream
     with suppress(OSError):
         stream.flush()
