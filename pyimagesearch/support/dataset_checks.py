@@ -3,13 +3,12 @@
 import os
 import re
 from collections import defaultdict
-from contextlib import suppress
 
 from pyimagesearch import config
 
 from .copies import is_own, normalize_path
 from .errors import UserError
-from .files import digest_file, write_file
+from .files import digest_file, remove_result, write_result
 from .images import list_folder
 
 # each image with what is wrong with it
@@ -155,12 +154,12 @@ def find_lacking_classes(photographs):
 
 def write_problems(problems):
     """List {path: what is wrong with it} in a file, which is not there where nothing is wrong."""
-    with suppress(FileNotFoundError):
-        os.remove(PROBLEMS_PATH)
+    remove_result(PROBLEMS_PATH)
     lines = [f"{path}: {text}\n" for path, text in sorted(problems.items())]
     if lines:
-        write_file(PROBLEMS_PATH, "".join(lines).encode(errors="surrogateescape"))
-        print(f"[INFO] each image and what is wrong with it: {PROBLEMS_PATH}...")
+        data = "".join(lines).encode(errors="surrogateescape")
+        path = write_result(PROBLEMS_PATH, data)
+        print(f"[INFO] each image and what is wrong with it: {path}...")
 
 
 def group_problems(problems):
