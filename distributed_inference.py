@@ -23,8 +23,8 @@ from pyimagesearch.food_classifier import (
 )
 from pyimagesearch.support import (
     devices,
+    figures,
     photographs,
-    reporting,
     script,
     settings,
     tables,
@@ -95,7 +95,7 @@ def main(argv=None):
     # show the images, with a green title where the prediction is right
     hits = (preds == labels).tolist()
     print(f"[INFO] correct predictions: {sum(hits)} of {len(hits)}...")
-    reporting.plot_pictures(config.RESULTS_PATH, pictures, titles, hits, isShown=True)
+    figures.plot_pictures(config.RESULTS_PATH, pictures, titles, hits, isShown=True)
 
 
 def classify_photographs(names, weightsPath):
@@ -133,10 +133,10 @@ def classify_photographs(names, weightsPath):
     print(f"[INFO] saved {tablePath}: {len(titles)} photographs...")
     if titles:
         # evenly over all folders
-        shown = list(titles)[:: math.ceil(len(titles) / reporting.MAX_PICTURES)]
+        shown = list(titles)[:: math.ceil(len(titles) / figures.MAX_PICTURES)]
         print(f"[INFO] photographs in {config.RESULTS_PATH}: {len(shown)} of {len(titles)}...")
-        pictures = [reporting.load_picture(path) for path in shown]
-        reporting.plot_pictures(config.RESULTS_PATH, pictures, [titles[path] for path in shown])
+        pictures = [figures.load_picture(path) for path in shown]
+        figures.plot_pictures(config.RESULTS_PATH, pictures, [titles[path] for path in shown])
     if numBad:
         raise UserError(f"photographs left out, as said above: {numBad} of {len(imagePaths)}")
 

@@ -30,6 +30,7 @@ from pyimagesearch.food_classifier import (
 from pyimagesearch.support import (
     checkpoints,
     devices,
+    figures,
     processes,
     reporting,
     runs,
@@ -177,7 +178,7 @@ def main(argv=None):
     # generate a classification report
     reporting.save_report(testDS, preds, probs)
     # plot the training loss and accuracy
-    reporting.plot_history(H)
+    figures.plot_history(H)
     print(f"[INFO] saved {config.MODEL_PATH}; to use it: python distributed_inference.py")
 
 

@@ -15,6 +15,7 @@ import matplotlib.pyplot as plt
 import pytest
 import torch
 from helpers import CLASSES, DEFAULTS, FLAGS, TinyNet, call, draw_class_folders
+from matplotlib.figure import Figure
 
 import train_distributed
 from pyimagesearch import config, food_classifier
@@ -55,3 +56,17 @@ def train(tinyNet):
     draw_class_folders()
     config.CLASSES = list(CLASSES)
     return lambda *flags: call(train_distributed.main, *FLAGS, "0", "--epochs", "2", *flags)
+
+
+@pytest.fixture
+def saved(monkeypatch):
+    """Collect the figures that are saved."""
+    figures = []
+    savefig = Figure.savefig
+
+    def save_and_keep(figure, *args, **options):
+        figures.append(figure)
+        savefig(figure, *args, **options)
+
+    monkeypatch.setattr(Figure, "savefig", save_and_keep)
+    return figures

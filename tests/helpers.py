@@ -102,6 +102,27 @@ def call(main, *flags):
             setattr(config, name, value)
 
 
+def read_titles(figure):
+    """Return the titles of the pictures in a figure."""
+    return [axes.get_title() for axes in figure.axes if axes.images]
+
+
+def read_pixels(path):
+    """Return the pixels of an image file, integers (H, W, 3)."""
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB")).astype(int)
+
+
+def assert_picture_is_whole(path, figure):
+    """Assert that all that is drawn is in the file, and not at its edge."""
+    pixels = read_pixels(path)
+    box = figure.get_tightbbox()
+    assert pixels.shape[0] >= box.height * figure.dpi
+    assert pixels.shape[1] >= box.width * figure.dpi
+    for edge in (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]):
+        assert (edge == pixels[0, 0]).all()
+
+
 def load(path):
     """Return the state in a file, its tensors on the CPU."""
     return torch.load(path, map_location="cpu", weights_only=True)

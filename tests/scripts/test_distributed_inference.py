@@ -14,7 +14,7 @@ import distributed_inference
 from pyimagesearch import config
 from pyimagesearch.create_dataloaders import eval_transform
 from pyimagesearch.food_classifier import FoodClassifier, Normalize, predict
-from pyimagesearch.support import devices, photographs, reporting
+from pyimagesearch.support import devices, figures, photographs
 from pyimagesearch.support.errors import UserError
 from pyimagesearch.support.images import load_image
 
@@ -33,18 +33,18 @@ def shown(tinyNet, monkeypatch):
     """Have weights that always say Egg; collect pictures, titles and hits of results.png."""
     save_weights(CLASSES, [1.0, 3.0, 0.0])
     plots = []
-    plot_pictures = reporting.plot_pictures
+    plot_pictures = figures.plot_pictures
 
     def plot_and_keep(path, pictures, titles, hits=None, isShown=False):
         assert path == config.RESULTS_PATH
         # a loop over new photographs must not wait for somebody who closes a window
         assert isShown == (hits is not None)
         plots.append((pictures, titles, hits))
-        # many take seconds; test_reporting.py looks at them
+        # many take seconds; test_figures.py looks at them
         if len(pictures) < 10:
             plot_pictures(path, pictures, titles, hits)
 
-    monkeypatch.setattr(reporting, "plot_pictures", plot_and_keep)
+    monkeypatch.setattr(figures, "plot_pictures", plot_and_keep)
     return plots
 
 
@@ -263,7 +263,7 @@ def test_the_picture_has_room_for_some_of_many_photographs_evenly_from_all_folde
             draw_image(Path(folder, f"{number:02}.jpg"), 3, size=(8, 8))
     infer("april", "may", "june")
     ((pictures, titles, _),) = shown
-    assert len(pictures) == len(titles) <= reporting.MAX_PICTURES
+    assert len(pictures) == len(titles) <= figures.MAX_PICTURES
     folders = [title.split(os.sep)[0] for title in titles]
     assert folders.count("april") > folders.count("may") > 5
     out = capsys.readouterr().out

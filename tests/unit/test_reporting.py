@@ -1,38 +1,24 @@
-"""The report, the tables and the pictures in output/, and whether they can be read."""
+"""The report on the test images, and whether its pictures can be read."""
 
 import csv
-import importlib
 import os
 from pathlib import Path
 from types import SimpleNamespace
-from unittest.mock import Mock
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from helpers import draw_image, hold, read_tree, run_python
+from helpers import (
+    assert_picture_is_whole,
+    draw_image,
+    hold,
+    read_pixels,
+    read_titles,
+    read_tree,
+)
 from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
-from PIL import Image
 
 from pyimagesearch import config
-from pyimagesearch.support import reporting, tables
-
-CURVES = ("train_loss", "train_acc", "val_loss", "val_acc")
-
-
-@pytest.fixture
-def saved(monkeypatch):
-    """Collect the figures that are saved."""
-    figures = []
-    savefig = Figure.savefig
-
-    def save_and_keep(figure, *args, **options):
-        figures.append(figure)
-        savefig(figure, *args, **options)
-
-    monkeypatch.setattr(Figure, "savefig", save_and_keep)
-    return figures
+from pyimagesearch.support import figures, reporting, tables
 
 
 def make_dataset(classes, targets, names=None):
@@ -51,154 +37,6 @@ def read_table():
         rows = list(csv.reader(file))
     assert rows[0] == ["path", "true class", "predicted class", "probability"]
     return rows[1:]
-
-
-def read_titles(figure):
-    return [axes.get_title() for axes in figure.axes if axes.images]
-
-
-def read_pixels(path):
-    with Image.open(path) as image:
-        return np.asarray(image.convert("RGB")).astype(int)
-
-
-def assert_picture_is_whole(path, figure):
-    """Assert that all that is drawn is in the file, and not at its edge."""
-    pixels = read_pixels(path)
-    box = figure.get_tightbbox()
-    assert pixels.shape[0] >= box.height * figure.dpi
-    assert pixels.shape[1] >= box.width * figure.dpi
-    for edge in (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]):
-        assert (edge == pixels[0, 0]).all()
-
-
-@pytest.mark.parametrize("epochs", [1, 2, 100])
-def test_the_four_curves_are_seen_over_whole_epochs_with_their_legend(saved, epochs):
-    H = {name: [offset + 1 / (e + 1) for e in range(epochs)] for offset, name in enumerate(CURVES)}
-    reporting.plot_history(H)
-    (axes,) = saved[0].axes
-    assert axes.get_title() == "Training Loss and Accuracy on Dataset"
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("Epoch #", "Loss/Accuracy")
-    assert [text.get_text() for text in axes.get_legend().texts] == list(CURVES)
-    assert all(float(tick).is_integer() for tick in axes.get_xticks())
-    assert_picture_is_whole(config.PLOT_PATH, saved[0])
-    # the legend covers nothing
-    legend = axes.get_legend().get_window_extent()
-    assert not legend.overlaps(axes.get_window_extent())
-    assert not legend.overlaps(axes.xaxis.label.get_window_extent())
-    pixels = read_pixels(config.PLOT_PATH)
-    # the handles in the legend below, and the curves above it
-    parts = np.split(pixels, [len(pixels) - int(legend.height) - 20])
-    for line, values in zip(axes.lines, H.values(), strict=True):
-        assert list(line.get_xdata()) == list(range(1, epochs + 1))
-        assert list(line.get_ydata()) == values
-        colour = np.array(to_rgb(line.get_color())) * 255
-        for part in parts:
-            assert (abs(part - colour).max(2) < 3).sum() > 5
-
-
-@pytest.mark.parametrize(("first", "isCut"), [(412.0, True), (4.0, False)])
-def test_one_huge_loss_does_not_press_all_curves_flat(saved, capsys, first, isCut):
-    losses = [first, *(2 - 0.05 * epoch for epoch in range(29))]
-    accuracies = [0.02 * epoch for epoch in range(30)]
-    H = {"rate": [1e-4] * 30, "train_loss": losses, "train_acc": accuracies}
-    H |= {"val_loss": losses, "val_acc": accuracies, "seconds": [3000] * 30}
-    reporting.plot_history(H)
-    (axes,) = saved[0].axes
-    assert len(axes.lines) == 4
-    (_, top) = axes.get_ylim()
-    # all but that one is seen, and fills the picture
-    assert 2 < top < 5
-    out = capsys.readouterr().out
-    assert ("the plot is cut off at" in out) == isCut
-    assert ("the highest loss is 412.00..." in out) == isCut
-
-
-@pytest.mark.parametrize("isShown", [False, True])
-def test_a_window_opens_where_it_is_wanted_and_a_line_says_what_the_script_waits_for(
-    monkeypatch, capsys, isShown
-):
-    # a desktop
-    monkeypatch.setattr(reporting.plt, "get_backend", lambda: "TkAgg")
-    show = Mock()
-    monkeypatch.setattr(reporting.plt, "show", show)
-    reporting.plot_pictures(config.RESULTS_PATH, [np.zeros((8, 8, 3))], ["Egg"], isShown=isShown)
-    assert show.call_count == isShown
-    assert ("close the window to end the script" in capsys.readouterr().out) == isShown
-
-
-def test_a_users_own_style_of_matplotlib_spoils_no_picture():
-    H = {name: [0.5, 0.4] for name in CURVES}
-    reporting.plot_history(H)
-    expected = Path(config.PLOT_PATH).read_bytes()
-    # as a matplotlibrc does before the package is imported; there is no LaTeX on most machines
-    plt.rcParams.update({"text.usetex": True, "figure.figsize": (1, 1), "text.parse_math": True})
-    importlib.reload(reporting)
-    reporting.plot_history(H)
-    assert Path(config.PLOT_PATH).read_bytes() == expected
-
-
-NOTEBOOK = """
-import os
-import sys
-from types import ModuleType
-
-notebook = sys.modules["IPython"] = ModuleType("IPython")
-(notebook.get_ipython, notebook.version_info) = (lambda: None, (9, 0))
-
-import matplotlib
-
-matplotlib.rcParams.update({"figure.figsize": (1, 1), "font.size": 3, "text.parse_math": False})
-before = dict(matplotlib.rcParams)
-
-import train_distributed
-from pyimagesearch.support import reporting, script
-
-assert dict(matplotlib.rcParams) == before
-H = {"train_loss": [1, 2], "train_acc": [1, 2], "val_loss": [1, 2], "val_acc": [1, 2]}
-script.run(lambda: reporting.plot_history(H), advice="")
-assert dict(matplotlib.rcParams) == before
-assert matplotlib.get_backend() == "module://own_backend"
-assert os.environ["MPLBACKEND"] == "module://own_backend"
-"""
-BACKEND = """
-from matplotlib.backends.backend_agg import FigureCanvas, FigureManagerBase as FigureManager
-"""
-
-
-def test_a_notebooks_matplotlib_is_as_it_was():
-    # stands for that of IPython, which shows figures in the notebook
-    Path("own_backend.py").write_text(BACKEND)
-    env = {"MPLBACKEND": "module://own_backend"}
-    run = run_python("-c", NOTEBOOK, env=env)
-    assert run.returncode == 0, run.stderr
-    assert Path(config.PLOT_PATH).exists()
-
-
-SCRIPT = """
-from pyimagesearch.support import reporting, script
-
-import matplotlib
-
-H = {"train_loss": [1, 2], "train_acc": [1, 2], "val_loss": [1, 2], "val_acc": [1, 2]}
-script.run(lambda: reporting.plot_history(H), advice="")
-print(matplotlib.get_backend())
-"""
-
-
-def test_a_script_that_a_notebook_started_draws_without_its_backend():
-    # which is not even installed where the script runs
-    env = {"MPLBACKEND": "module://backend_of_a_notebook"}
-    run = run_python("-c", SCRIPT, env=env)
-    assert run.returncode == 0, run.stderr
-    assert run.stdout.splitlines()[-1] == "agg"
-    assert Path(config.PLOT_PATH).exists()
-
-
-def test_a_backend_of_the_users_own_stays():
-    run = run_python("-c", SCRIPT, env={"MPLBACKEND": "svg"})
-    assert run.returncode == 0, run.stderr
-    assert run.stdout.splitlines()[-1] == "svg"
 
 
 def test_the_report_has_a_row_per_class_and_says_what_little_it_means(capsys):
@@ -306,44 +144,20 @@ def test_the_confusion_matrix_shows_the_share_of_the_true_class_in_legible_numbe
 
 @pytest.mark.parametrize("numClasses", [2, 11, 50, 51, 1000])
 def test_numbers_and_names_of_the_confusion_matrix_fit_or_are_left_out(monkeypatch, numClasses):
-    figures = []
-    monkeypatch.setattr(reporting, "save_figure", lambda figure, path: figures.append(figure))
+    drawn = []
+    monkeypatch.setattr(figures, "save_figure", lambda figure, path: drawn.append(figure))
     (every, classes) = (range(numClasses), [f"class {n:03}" for n in range(numClasses)])
     reporting.plot_confusion(config.CONFUSION_PATH, every, every, classes)
-    (axes,) = figures[0].axes
+    (axes,) = drawn[0].axes
     # no picture of gigabytes
-    assert max(figures[0].get_size_inches()) < 50
-    figures[0].draw_without_rendering()
+    assert max(drawn[0].get_size_inches()) < 50
+    drawn[0].draw_without_rendering()
     cell = axes.get_window_extent().width / numClasses
     texts = [text for text in axes.texts if text.get_text() == "100%"]
     assert len(texts) == (numClasses if numClasses <= 50 else 0)
     assert all(text.get_window_extent().width < cell for text in texts)
     assert bool(axes.get_yticklabels()) == bool(axes.get_xticklabels()) == (numClasses <= 100)
     assert all(label.get_window_extent().height < cell for label in axes.get_yticklabels())
-
-
-@pytest.mark.parametrize("count", [1, 5, 32])
-def test_titles_are_wrapped_apart_from_each_other_and_green_where_right_else_red(saved, count):
-    title = f"{'LUNCH' * 9}.jpg\nPredicted: {'a_class_with_a_very_long_name' * 2} 0.84"
-    hits = [number % 2 == 0 for number in range(count)]
-    reporting.plot_pictures("a.png", [np.zeros((8, 8, 3))] * count, [title] * count, hits)
-    shown = [axes for axes in saved[0].axes if axes.images]
-    assert [axes.title.get_color() == "green" for axes in shown] == hits
-    assert {axes.title.get_color() for axes in shown} <= {"green", "red"}
-    boxes = [axes.title.get_window_extent() for axes in shown]
-    boxes += [axes.get_window_extent() for axes in shown]
-    for number, box in enumerate(boxes):
-        assert not any(box.overlaps(other) for other in boxes[:number])
-    # whole, legible, and narrow enough for a screen
-    assert "".join(read_titles(saved[0])[0].split()) == "".join(title.split())
-    assert all(axes.title.get_fontsize() >= 10 for axes in shown)
-    assert read_pixels("a.png").shape[1] <= 1500
-    assert_picture_is_whole("a.png", saved[0])
-
-
-def test_without_a_screen_no_window_is_opened(monkeypatch):
-    monkeypatch.setattr(plt, "show", Mock(side_effect=AssertionError))
-    reporting.plot_pictures(config.RESULTS_PATH, [np.zeros((8, 8, 3))], ["title"], isShown=True)
 
 
 def test_tables_and_pictures_that_another_program_holds_end_no_report(monkeypatch, capsys):
@@ -358,7 +172,7 @@ def test_tables_and_pictures_that_another_program_holds_end_no_report(monkeypatc
     # no mistakes
     reporting.plot_mistakes("mistakes.png", [], "dataset/evaluation")
     reporting.plot_mistakes("none.png", [], "dataset/evaluation")
-    reporting.plot_pictures("results.png", [np.zeros((8, 8, 3))], ["title"])
+    figures.plot_pictures("results.png", [np.zeros((8, 8, 3))], ["title"])
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in lines[:3]] == [
         "predictions.csv",
