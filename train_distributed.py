@@ -97,7 +97,7 @@ def main(argv=None):
     # cores of a CPU
     evalModel = model
     if numGPU > 1 and worldSize == 1:
-        print("[INFO] torchrun is faster on several GPUs: README.md has the command...")
+        print("[INFO] start several GPUs with torchrun: README.md has the command...")
         evalModel = DataParallel(model)
     elif numGPU == 0:
         evalModel = CoreParallel(model)
