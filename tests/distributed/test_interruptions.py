@@ -81,7 +81,8 @@ def resume_and_compare(uninterrupted):
 
 
 def test_killed_at_any_moment_and_resumed_equals_uninterrupted(uninterrupted):
-    # each continues the one before; a start writes the settings, an epoch checkpoint and weights
+    # each continues the one before; a start writes the settings and, if there is a checkpoint, the
+    # history, an epoch the checkpoint, the history and the weights
     moments = [
         # the settings of a new run
         ("write:0", 0),
@@ -90,27 +91,29 @@ def test_killed_at_any_moment_and_resumed_equals_uninterrupted(uninterrupted):
         # the checkpoint of epoch 1
         ("write:1", 0),
         ("replace:1", 0),
-        # between checkpoint and weights of epoch 1
+        # the history of epoch 1
         ("write:2", 1),
-        # the settings of a resumed run
+        # the settings of a resumed run, and its history
         ("write:0", 1),
         ("replace:0", 1),
+        ("write:1", 1),
         # in epoch 2
         ("step:3", 1),
         # the checkpoint of epoch 4 complete, but not in its place
-        ("replace:5", 3),
-        ("write:1", 3),
-        ("replace:2", 4),
+        ("replace:8", 3),
+        ("write:2", 3),
+        # between checkpoint and weights
+        ("replace:3", 4),
         # all epochs done: the weights again, then the files of the report
-        ("write:1", 4),
+        ("write:2", 4),
         ("report:0", 4),
     ]
     for moment, epoch in moments:
         kill_at(moment, "--resume")
         assert count_epochs() == epoch, moment
         assert not os.path.exists(config.REPORT_PATH)
-    # settings, weights, the text of the report; then each of its other files
-    for number in range(2, 7):
+    # settings, history, weights, the text of the report; then each of its other files
+    for number in range(3, 8):
         kill_at(f"write:{number}", "--resume")
     assert "[INFO] resuming after epoch 4 of 4...\n" in resume_and_compare(uninterrupted)
 
