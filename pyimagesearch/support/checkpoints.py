@@ -37,7 +37,8 @@ def restore_run(run, parts, H, datasets):
     completed.
 
     parts: {name: what has a state_dict()}. datasets: the ImageFolders of the training, validation
-    and test images. Prints which of these changed since.
+    and test images. Prints which of these changed since. Raises UserError for a checkpoint of
+    another version, which has another history.
     """
     run.classes = datasets[0].classes
     run.transform = describe_transform(datasets[0])
@@ -48,6 +49,9 @@ def restore_run(run, parts, H, datasets):
         if run.start is not None:
             weights.begin_with(parts["model"], run.start, run.classes, run.record["weights"])
         return 0
+    if run.checkpoint["H"].keys() != H.keys():
+        other = f"{config.CHECKPOINT_PATH} is of another version of this project"
+        raise UserError(f"{other}; finish that run with it, or start a new one without --resume")
     compare_images(run.checkpoint["images"], run.images)
     if run.checkpoint["transform"] != run.transform:
         print(f"[INFO] the training transform changed: {run.checkpoint['transform']} then...")

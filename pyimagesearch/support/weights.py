@@ -110,14 +110,15 @@ def load_weights(path):
         # a checkpoint
         state = state["model"]
     facts = getattr(state, "_metadata", {}).get("", {})
-    names = list(state) if isinstance(state, dict) else []
-    if names:
+    names = []
+    if isinstance(state, dict) and all(isinstance(name, str) for name in state):
         # nn.DataParallel and DistributedDataParallel put it before each name
         consume_prefix_in_state_dict_if_present(state, "module.")
         names = list(state)
-    if "classifier.weight" not in names or not names[0].startswith("baseModel."):
+    hasBase = any(name.startswith("baseModel.") for name in names)
+    if not hasBase or "classifier.weight" not in names:
         text = f"{path} holds no FoodClassifier, whose weights are baseModel.* and classifier.*"
-        raise UserError(f"{text}; it begins with {', '.join(map(str, names[:2])) or type(state)}")
+        raise UserError(f"{text}; it begins with {', '.join(names[:2]) or 'something else'}")
     return state, facts
 
 

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import sys
 import textwrap
 from pathlib import Path
 
@@ -121,6 +122,7 @@ def test_ones_own_code_classifies_photographs(capsys):
     assert capsys.readouterr().out.splitlines() == lines
 
 
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="PyTorch has no TorchScript there")
 # the older exporter warns of itself
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_onnx_runtime_agrees_on_bytes_of_any_number_and_knows_the_classes(capsys):

@@ -201,6 +201,15 @@ def test_a_checkpoint_of_another_run_is_refused(datasets):
         read_checkpoint(run.record["started"])
 
 
+def test_a_checkpoint_of_another_version_is_one_line(datasets):
+    run = start_run(resume=False)
+    restore_run(run, parts := make_parts(), {"val_acc": []}, datasets)
+    save_checkpoint(run, parts, {"val_acc": [0.5]}, 1)
+    run = start_run(resume=True)
+    with pytest.raises(UserError, match="checkpoint.pth is of another version.*--resume"):
+        restore_run(run, parts, {"val_acc": [], "seconds": []}, datasets)
+
+
 def test_resuming_leaves_config_as_the_run_had_it(datasets):
     run = start_run(resume=False)
     restore_run(run, parts := make_parts(), {}, datasets)

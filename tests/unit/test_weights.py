@@ -139,7 +139,14 @@ def test_a_file_that_was_cut_off_is_one_line():
 
 
 def test_weights_of_another_network_are_one_short_line():
-    others = [densenet121(weights=None).state_dict(), {}, {"state_dict": {}}, [1, 2], torch.ones(3)]
+    others = [
+        densenet121(weights=None).state_dict(),
+        {},
+        {"state_dict": {}},
+        {0: 1},
+        [1, 2],
+        torch.ones(3),
+    ]
     for other in others:
         torch.save(other, "other.pth")
         with pytest.raises(UserError, match="^other.pth holds no FoodClassifier") as caught:
