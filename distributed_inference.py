@@ -164,4 +164,5 @@ def parse_args(argv):
 
 
 if __name__ == "__main__":
+    devices.keep_memory()
     script.run(main, advice="run the same command again")

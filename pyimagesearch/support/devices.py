@@ -49,7 +49,8 @@ def compute_dtype(device, precision="auto"):
 
 
 def keep_memory():
-    """Keep a step's memory for the next, on a CPU: faulting it in again takes 10 % of the time."""
+    """Keep a step's memory for the next, on a CPU: faulting it in again takes 10 % of the time, in
+    training and for batches of photographs."""
     if sys.platform == "linux" and torch.device(config.DEVICE).type == "cpu":
         libc = ctypes.CDLL("libc.so.6")
         # the numbers of malloc.h: no block gets a separate mmap, and the heap never shrinks
