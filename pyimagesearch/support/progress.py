@@ -23,7 +23,8 @@ class LogLines(tqdm):
     def display(self, *args, **options):
         """Print how far the work is and how long it still takes, if the last line is a minute old.
         tqdm calls this whenever its bar would move."""
-        if time.monotonic() - self.lastTime < INTERVAL:
+        isDone = self.n == self.total
+        if isDone or time.monotonic() - self.lastTime < INTERVAL:
             return
         self.lastTime = time.monotonic()
         facts = self.format_dict
