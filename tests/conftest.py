@@ -34,7 +34,9 @@ def fresh_start(tmp_path, monkeypatch):
     # a script that a test runs has the settings of the test
     monkeypatch.setattr(script, "reload", lambda module: None)
     torch.manual_seed(0)
-    yield
+    # a test may set rcParams as a matplotlibrc would
+    with plt.rc_context():
+        yield
     files.locks.close()
     sys.stdout.flush()
     plt.close("all")
