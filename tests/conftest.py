@@ -1,5 +1,6 @@
 """Each test in an empty directory, with config.py as it is; a training of drawn images."""
 
+import gc
 import os
 import signal
 
@@ -38,6 +39,8 @@ def fresh_start(tmp_path, monkeypatch):
     with plt.rc_context():
         yield
     files.locks.close()
+    # which a script freezes
+    gc.unfreeze()
     sys.stdout.flush()
     plt.close("all")
     for process in multiprocessing.active_children():

@@ -1,5 +1,6 @@
 """How a script starts and ends."""
 
+import gc
 import io
 import os
 import signal
@@ -24,6 +25,9 @@ def run(main, advice):
     reload(config)
     settings.expand_paths()
     isNotebook = "IPython" in sys.modules
+    if not isNotebook:
+        # what was imported stays: Python would look through it again, for two seconds, at its end
+        gc.freeze()
     before = signal.getsignal(signal.SIGINT)
     # an interrupt is KeyboardInterrupt in a notebook, and & in a shell script has it ignored
     if not isNotebook and before != signal.SIG_IGN:

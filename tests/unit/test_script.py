@@ -1,5 +1,6 @@
 """How a script starts and ends: errors, Ctrl-C, notebooks."""
 
+import gc
 import importlib
 import io
 import logging
@@ -104,6 +105,14 @@ def test_scripts_run_in_a_notebook_any_number_of_times(train, monkeypatch):
         run(lambda: train("--epochs", "1"), advice="")
         # the lock of the first run does not stop the second in the same process
         assert config.MODEL_PATH in sys.stdout.getvalue()
+
+
+def test_python_looks_through_no_import_at_the_end_of_a_script_but_a_notebook_goes_on(notebook):
+    counts = []
+    run(lambda: counts.append(gc.get_freeze_count()), advice="")
+    del sys.modules["IPython"]
+    run(lambda: counts.append(gc.get_freeze_count()), advice="")
+    assert counts[0] == 0 < counts[1]
 
 
 @pytest.mark.parametrize("error", [None, UserError("no data"), ZeroDivisionError()])
