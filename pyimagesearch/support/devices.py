@@ -32,9 +32,11 @@ def count_devices():
 def compute_dtype(device, precision="auto"):
     """Return the dtype of the heavy layers on a device, a torch.device or its name.
 
-    precision: of PRECISION in config.py. "auto" is fp16 on CUDA, bf16 on a CPU that has it, else
-    fp32.
+    precision: of PRECISION in config.py, or a dtype. "auto" is fp16 on CUDA, bf16 on a CPU that has
+    it, else fp32.
     """
+    if isinstance(precision, torch.dtype):
+        return precision
     if precision != "auto":
         return getattr(torch, precision)
     kind = torch.device(device).type

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from .errors import UserError
 
-# seconds between the tries of retry(), two in all
+# seconds between the tries of retry(), 2 s in all
 PAUSES = (0.1, 0.2, 0.3, 0.5, 0.9)
 
 # the locks that this process holds; script.run() releases them at its end, as a notebook lives on
@@ -158,18 +158,19 @@ def make_folder(folder):
         raise UserError(f"{text}; {advice}") from error
 
 
-def lock_folder(folder, holder, isPatient=False):
+def lock_folder(folder, holder, isPatient=False, name=".lock"):
     """Make and lock folder for this process until its script ends; return whether that is possible
     there.
 
-    holder: who else may have locked it, for the message. isPatient: whether to wait for it. Raises
-    UserError if it is locked, or if no file can be written in it.
+    holder: who else may have locked it, for the message. isPatient: whether to wait for it. name:
+    of the lock; other locks do not touch it. Raises UserError if it is locked, or if no file can be
+    written in it.
     """
     folder = os.path.abspath(folder)
     make_folder(folder)
     # any user of a shared folder may lock it
     options = {"mode": 0o666, "is_singleton": True, "fallback_to_soft": False}
-    lock = FileLock(os.path.join(folder, ".lock"), **options)
+    lock = FileLock(os.path.join(folder, name), **options)
     locks.callback(lock.release)
     try:
         lock.acquire(blocking=isPatient)

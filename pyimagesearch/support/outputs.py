@@ -27,13 +27,37 @@ def output_paths():
     ]
 
 
+def check_output_paths():
+    """Raise UserError if two files in output/ have the same name, which would overwrite each other
+    when they are moved aside, or if the ending of one is not that of what is written."""
+    pictures = (
+        config.CONFUSION_PATH,
+        config.MISTAKES_PATH,
+        config.PLOT_PATH,
+        config.RESULTS_PATH,
+    )
+    tables = (config.PREDICTIONS_PATH, config.HISTORY_PATH, config.PHOTOGRAPHS_PATH)
+    for ending, paths in ((".png", pictures), (".csv", tables)):
+        for path in paths:
+            if not str(path).lower().endswith(ending):
+                raise UserError(f"{path} must end in {ending}; change it in config.py")
+    firsts = {}
+    for path in output_paths():
+        # some file systems are case-insensitive
+        name = os.path.basename(path).lower()
+        if name in firsts:
+            both = f"{firsts[name]} and {path}"
+            raise UserError(f"{both} have the same name; change one of them in config.py")
+        firsts[name] = path
+
+
 def lock_output():
-    """Keep other trainings out of output/, and remove the partial files of a killed one. Raises
-    UserError if another training is there, or if a run could not write its files."""
-    files.lock_folder(os.path.dirname(config.SETTINGS_PATH), "another training")
-    for folder in {os.path.dirname(path) or "." for path in output_paths()}:
-        files.make_folder(folder)
-        files.remove_partials(folder)
+    """Keep other trainings out of output/, or wherever config.py has its files, and remove the
+    partial files of a killed one. Raises UserError if another training is there, or if a run could
+    not write its files."""
+    for folder in sorted({os.path.dirname(path) or "." for path in output_paths()}):
+        if files.lock_folder(folder, "another training"):
+            files.remove_partials(folder)
 
 
 def set_aside_run():
@@ -44,7 +68,7 @@ def set_aside_run():
     for path in output_paths():
         found += files.list_versions(path)
     output = os.path.dirname(config.SETTINGS_PATH)
-    # has its final name once it is complete: the next start completes one that is killed here
+    # renamed when it is complete: if this start is killed, the next one completes the move
     moving = os.path.join(output, "run-moving")
     isMoving = os.path.exists(moving) and os.listdir(moving)
     if found in ([], [config.SETTINGS_PATH]) and not isMoving:
@@ -55,8 +79,11 @@ def set_aside_run():
     while os.path.exists(folder):
         folder += "-again"
     files.retry(os.rename, moving, folder)
-    advice = "to continue that run, move them back and add --resume"
-    print(f"[INFO] the files of an earlier run were moved to {folder}; {advice}...")
+    if os.path.exists(os.path.join(folder, os.path.basename(config.SETTINGS_PATH))):
+        advice = "to continue that run, move the new files away, move these back, and add --resume"
+        print(f"[INFO] the files of an earlier run were moved to {folder}; {advice}...")
+    else:
+        print(f"[INFO] earlier files were moved to {folder}...")
     return folder
 
 
@@ -67,7 +94,7 @@ def move_run(paths, folder):
     # the settings first, as without them the rest is no run that could be resumed
     for path in paths:
         try:
-            # over what a start left half copied that was killed between two disks
+            # overwrites the half copy of a start that was killed between two disks
             files.move_file(path, os.path.join(folder, os.path.basename(path)))
         except PermissionError as error:
             move_back(folder)
@@ -83,7 +110,7 @@ def move_back(folder):
         for source in files.list_versions(os.path.join(folder, os.path.basename(path))):
             target = os.path.join(os.path.dirname(path), os.path.basename(source))
             if os.path.exists(target):
-                # which was copied to folder by half, from another disk
+                # the source is a half copy from another disk
                 os.remove(source)
             else:
                 files.move_file(source, target)

@@ -104,6 +104,7 @@ def open_earlier(args):
     overrides.update(share_batch(record))
     checkpoint = read_checkpoint(record["started"])
     start = None
+    # an absolute path, where the run began with weights of the user's own
     begun = record.get("weights")
     if args.weights and os.path.abspath(args.weights) != begun:
         text = f"the run in output/ began with {begun or 'no weights of your own'}"
@@ -159,6 +160,7 @@ def continue_record(now, flags):
     before = record["config"]
     edited = [name for name in now.keys() | before.keys() if not is_same(name, now, before)]
     refuse_changes(record, now, flags, edited)
+    refuse_lost_checkpoint(before["CHECKPOINT_PATH"])
     for name in edited:
         if may_change(name):
             # None for a path of the user's own that is gone
@@ -182,6 +184,15 @@ def refuse_changes(record, now, flags, edited):
         advice = "set it back to resume, or start a new run without --resume"
         more = f"--weights {config.MODEL_PATH} begins it with the weights of this one"
         raise UserError(f"{'; '.join(changes)}; {advice} ({more})")
+
+
+def refuse_lost_checkpoint(before):
+    """Raise UserError if the run's checkpoint is at the path that config.py had before, and none is
+    where it says now: the run would begin anew."""
+    now = config.CHECKPOINT_PATH
+    if os.path.exists(before) and not os.path.exists(now):
+        advice = f"move it to {now}, or set CHECKPOINT_PATH in config.py back"
+        raise UserError(f"the checkpoint of the run in output/ is still {before}; {advice}")
 
 
 def may_change(name):
@@ -229,6 +240,7 @@ def share_batch(record):
     numBefore = record["number of devices"]
     numDevices = devices.count_devices()
     if numDevices == numBefore:
+        # LR stays as it is: LR * 3 / 3 may differ in its last digit
         return {"LOCAL_BATCH_SIZE": values["LOCAL_BATCH_SIZE"]}
     total = values["LOCAL_BATCH_SIZE"] * numBefore
     if total % numDevices:

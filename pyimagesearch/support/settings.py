@@ -11,6 +11,7 @@ from pyimagesearch import config
 
 from .errors import UserError
 from .labels import normalize_name
+from .outputs import check_output_paths
 
 # the settings that have a flag: type, smallest value, meaning
 FLAGS = {
@@ -145,7 +146,10 @@ def check_settings(settings):
         numbers = settings[name]
         if len(numbers) != 3 or not all(0 <= number <= 1 for number in numbers):
             raise UserError(f"{name} must be three numbers from 0 to 1, not {numbers}")
+    if 0 in settings["STD"]:
+        raise UserError(f"STD must not be 0, as pixels are divided by it, not {settings['STD']}")
     check_labels(settings["CLASSES"])
+    check_output_paths()
 
 
 def check_labels(labels):

@@ -56,6 +56,7 @@ def test_precision_is_what_the_device_computes_fastest(monkeypatch, device, capa
     assert devices.compute_dtype(torch.device(device)) == dtype
     # unless config.py says so
     assert devices.compute_dtype(device, "float32") == torch.float32
+    assert devices.compute_dtype(device, torch.float32) == torch.float32
 
 
 KEEPING = """

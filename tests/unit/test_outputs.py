@@ -46,6 +46,74 @@ def test_output_is_of_one_training_which_the_other_does_not_disturb():
         FileLock("output/.lock").acquire(blocking=False)
 
 
+@pytest.mark.parametrize("name", ["MODEL_PATH", "CHECKPOINT_PATH", "HISTORY_PATH"])
+def test_trainings_in_two_directories_that_share_a_folder_of_outputs_disturb_none(
+    name, tmp_path, monkeypatch
+):
+    ending = os.path.splitext(getattr(config, name))[1]
+    setattr(config, name, str(tmp_path / f"large disk/food{ending}"))
+    outputs.lock_output()
+    files.write_file(getattr(config, name), b"of the first")
+    files.write_file(tmp_path / "large disk/.host-123.partial", b"of the first")
+    before = read_tree("large disk")
+    # another process has other locks
+    monkeypatch.setattr(files, "FileLock", lambda path, **_: FileLock(path))
+    (tmp_path / "b").mkdir()
+    monkeypatch.chdir(tmp_path / "b")
+    with pytest.raises(UserError, match="another training is running in .*large disk"):
+        outputs.lock_output()
+    assert read_tree(tmp_path / "large disk") == before
+
+
+def test_partial_files_stay_where_a_folder_cannot_be_locked(monkeypatch):
+    files.write_file("output/.host-123.partial", b"of another training")
+    monkeypatch.setattr(files, "lock_folder", lambda *args, **options: False)
+    outputs.lock_output()
+    assert os.path.exists("output/.host-123.partial")
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        # in two folders: both would be output/run-.../food.pth
+        ("CHECKPOINT_PATH", "MODEL_PATH"),
+        ("CONFUSION_PATH", "MISTAKES_PATH"),
+        ("PREDICTIONS_PATH", "PHOTOGRAPHS_PATH"),
+    ],
+)
+def test_two_outputs_of_one_name_are_refused_before_one_overwrites_the_other(name, other):
+    ending = os.path.splitext(getattr(config, name))[1]
+    (first, second) = (f"a/food{ending}", f"b/Food{ending}")
+    setattr(config, name, first)
+    setattr(config, other, second)
+    with pytest.raises(UserError, match="same name.* in config.py") as caught:
+        outputs.check_output_paths()
+    assert first in str(caught.value) and second in str(caught.value)
+    setattr(config, other, "b/other" + ending)
+    outputs.check_output_paths()
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("PLOT_PATH", "output/plot.pdf"),
+        ("CONFUSION_PATH", "output/confusion.svg"),
+        ("MISTAKES_PATH", "output/mistakes.jpg"),
+        ("RESULTS_PATH", "output/results"),
+        ("PHOTOGRAPHS_PATH", "output/photographs.xlsx"),
+        ("HISTORY_PATH", "output/history.tsv"),
+        ("PREDICTIONS_PATH", "output/predictions.txt"),
+    ],
+)
+def test_an_ending_that_is_not_that_of_what_is_written_is_refused(name, path):
+    wanted = os.path.splitext(getattr(config, name))[1]
+    setattr(config, name, path)
+    with pytest.raises(UserError, match=f"{path} must end in {wanted}"):
+        outputs.check_output_paths()
+    setattr(config, name, Path("output/other" + wanted.upper()))
+    outputs.check_output_paths()
+
+
 def write_run(text, seconds=1e9):
     """Write all files of a run at this time; return their bytes by their names."""
     for number, path in enumerate(outputs.output_paths()):
@@ -71,9 +139,18 @@ def test_earlier_runs_are_kept_together_even_two_of_one_second(capsys):
         (folder,) = [path for path in Path("output").iterdir() if f"{path};" in line]
         # after the time of its last file
         assert folder.name.startswith(time.strftime("run-%Y-%m-%d-%H%M%S", time.localtime(1e9)))
-        assert "move them back and add --resume" in line
+        assert "move the new files away, move these back, and add --resume" in line
         assert read_tree(folder) == expected
     assert len(os.listdir("output")) == len(["notes.txt", "first", "second"])
+
+
+def test_predictions_without_a_run_are_moved_aside_but_are_no_run_to_continue(capsys):
+    files.write_file(config.PHOTOGRAPHS_PATH, b"path")
+    folder = set_aside_run()
+    out = capsys.readouterr().out
+    assert f"moved to {folder}" in out
+    assert "resume" not in out
+    assert set(read_tree(folder)) == {"photographs.csv"}
 
 
 def test_a_run_that_trained_nothing_is_not_moved(capsys):
@@ -228,7 +305,7 @@ def test_a_folder_of_any_output_that_cannot_be_written_is_known_at_the_start():
     # a file is in the place of the folder
     files.write_file("models", b"")
     config.MODEL_PATH = "models/weights.pth"
-    with pytest.raises(UserError, match="no file can be written in models "):
+    with pytest.raises(UserError, match="no file can be written in .*models "):
         outputs.lock_output()
 
 

@@ -266,6 +266,22 @@ def test_a_constant_of_the_users_own_that_came_or_went_is_refused(monkeypatch):
     assert "DROPOUT is 0.1 in the run in output/ and None now" in read_refusal()
 
 
+def test_a_checkpoint_that_stayed_where_config_py_had_it_is_not_left_behind():
+    start()
+    earlier = config.CHECKPOINT_PATH
+    files.write_file(earlier, b"twenty epochs")
+    record = read_record()
+    (config.CHECKPOINT_PATH, config.MODEL_PATH) = ("disk/checkpoint.pth", "disk/food.pth")
+    line = read_refusal()
+    for text in (f"still {earlier}", "move it to disk/checkpoint.pth", "CHECKPOINT_PATH"):
+        assert text in line
+    assert read_record() == record
+    # where it was moved too, the run goes on
+    os.remove(earlier)
+    start(resume=True)
+    assert read_record()["config"]["CHECKPOINT_PATH"] == "disk/checkpoint.pth"
+
+
 def test_a_path_of_the_users_own_may_come_and_go(monkeypatch):
     monkeypatch.setattr(config, "NOTES_PATH", "notes.txt", raising=False)
     start()

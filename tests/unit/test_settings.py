@@ -180,7 +180,7 @@ WRONG = {
     "PRECISION": ["fp32", 32, torch.int8, None],
     "NUM_WORKERS": [-1],
     "MEAN": [[123.7, 116.3, 103.5], [0.5, 0.5]],
-    "STD": [[58.4, 57.1, 57.4]],
+    "STD": [[58.4, 57.1, 57.4], [0.2, 0, 0.2]],
     "CLASSES": ["Soup", ["Egg"], ["Egg", "../training"], ["Egg", " "]],
 }
 # of which two share a folder, on some disk
@@ -195,3 +195,9 @@ def test_a_setting_that_would_be_wrong_in_silence_is_one_line_that_names_it(name
     assert "\n" not in str(caught.value)
     # nothing is written before all is checked
     assert getattr(config, name) is value
+
+
+def test_a_script_refuses_outputs_that_would_overwrite_each_other():
+    (config.MODEL_PATH, config.CHECKPOINT_PATH) = ("weights/food.pth", "checkpoints/food.pth")
+    with pytest.raises(UserError, match="weights/food.pth"):
+        settings.override_config({})
