@@ -25,6 +25,7 @@ from pyimagesearch.support import (
     devices,
     figures,
     photographs,
+    processes,
     script,
     settings,
     tables,
@@ -33,9 +34,13 @@ from pyimagesearch.support import (
 from pyimagesearch.support.errors import UserError
 from pyimagesearch.support.replicas import CoreParallel, DataParallel, parallelize
 
+# classes that are printed for each photograph
+MAX_GUESSES = 3
+
 
 def main(argv=None):
     args = parse_args(argv)
+    processes.refuse_several()
     if args.paths:
         classify_photographs(args.paths, args.weights)
         return
@@ -106,39 +111,48 @@ def classify_photographs(names, weightsPath):
     batchSize = config.LOCAL_BATCH_SIZE * max(numGPU, 1)
     (model, classes, transform) = load_classifier(weightsPath)
     model = parallelize(model, numGPU)
-    numGuesses = min(3, len(classes))
-    tablePath = tables.begin_photographs(numGuesses)
+    numGuesses = min(MAX_GUESSES, len(classes))
 
     titles = {}
     numBad = 0
-    # loop over the batches, which worker processes read
-    for batch in photographs.load_batches(imagePaths, transform, batchSize):
-        for error in batch.errors:
-            tqdm.write(f"[INFO] left out: {error}")
-        numBad += len(batch.errors)
-        if not batch.paths:
-            continue
-        (probs, indices) = predict(model, batch.images).topk(numGuesses)
-        rows = []
-        for path, top, best in zip(batch.paths, probs.tolist(), indices.tolist(), strict=True):
-            guesses = [classes[index] for index in best]
-            rows.append([path, *guesses, *(f"{prob:.4f}" for prob in top)])
-            lines = [f"{guess} {prob:.2f}" for guess, prob in zip(guesses, top, strict=True)]
-            tqdm.write(f"{path}: {', '.join(lines)}")
-            # with its folder, as two albums may have photographs of one name
-            name = os.sep.join(path.split(os.sep)[-2:])
-            titles[path] = "\n".join([name, *lines])
-        tablePath = tables.append_rows(tablePath, rows)
+    with tables.open_photographs(numGuesses) as table:
+        # loop over the batches, which worker processes read
+        for batch in photographs.load_batches(imagePaths, transform, batchSize):
+            for error in batch.errors:
+                tqdm.write(f"[INFO] left out: {error}")
+            numBad += len(batch.errors)
+            if not batch.paths:
+                continue
+            guesses = guess_classes(model, batch.images, classes, numGuesses)
+            for path, best in zip(batch.paths, guesses, strict=True):
+                lines = [f"{name} {prob:.2f}" for name, prob in best]
+                tqdm.write(f"{path}: {', '.join(lines)}")
+                # with its folder, as two albums may have photographs of one name
+                name = os.sep.join(path.split(os.sep)[-2:])
+                titles[path] = "\n".join([name, *lines])
+            tables.append_photographs(table, batch.paths, guesses)
 
-    print(f"[INFO] saved {tablePath}: {len(titles)} photographs...")
+    print(f"[INFO] saved {table.name}: {len(titles)} photographs...")
     if titles:
-        # evenly over all folders
-        shown = list(titles)[:: math.ceil(len(titles) / figures.MAX_PICTURES)]
+        # every n-th, so that all folders are shown
+        step = math.ceil(len(titles) / figures.MAX_PICTURES)
+        shown = list(titles)[::step]
         print(f"[INFO] photographs in {config.RESULTS_PATH}: {len(shown)} of {len(titles)}...")
         pictures = [figures.load_picture(path) for path in shown]
         figures.plot_pictures(config.RESULTS_PATH, pictures, [titles[path] for path in shown])
     if numBad:
         raise UserError(f"photographs left out, as said above: {numBad} of {len(imagePaths)}")
+
+
+def guess_classes(model, images, classes, numGuesses):
+    """Return for each of images (N, 3, H, W) a list of its likeliest classes, as (name,
+    probability)."""
+    (probs, indices) = predict(model, images).topk(numGuesses)
+    guesses = []
+    for top, best in zip(probs.tolist(), indices.tolist(), strict=True):
+        names = [classes[index] for index in best]
+        guesses.append(list(zip(names, top, strict=True)))
+    return guesses
 
 
 def parse_args(argv):

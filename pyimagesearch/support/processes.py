@@ -70,13 +70,26 @@ def join_processes():
     return get_world_size()
 
 
+def count_tasks():
+    """Return as how many tasks a batch system or MPI started this script."""
+    return max(int(os.environ.get(name, 1)) for name in NUM_TASKS)
+
+
 def refuse_lone_tasks():
     """Raise UserError if a batch system or MPI started several tasks, but not with torchrun."""
-    for name in NUM_TASKS:
-        count = int(os.environ.get(name, 1))
-        if count > 1:
-            alone = f"started as {count} tasks without torchrun, each of which would train alone"
-            raise UserError(f"{alone}; start one task per machine, and in it torchrun")
+    count = count_tasks()
+    if count > 1:
+        alone = f"started as {count} tasks without torchrun, each of which would train alone"
+        raise UserError(f"{alone}; start one task per machine, and in it torchrun")
+
+
+def refuse_several():
+    """Raise UserError if this script was started as several processes, each of which would do the
+    same."""
+    count = max(int(os.environ.get("WORLD_SIZE", 1)), count_tasks())
+    if count > 1:
+        text = f"started as {count} processes, each of which would do the same"
+        raise UserError(f"{text}; start it once, with python: it uses all GPUs")
 
 
 def get_world_size():

@@ -3,7 +3,8 @@
 import codecs
 import csv
 import io
-import shutil
+import os
+from contextlib import contextmanager
 
 from pyimagesearch import config
 
@@ -25,26 +26,6 @@ def write_table(path, rows):
     return files.write_result(path, codecs.BOM_UTF8 + format_rows(rows))
 
 
-def append_rows(path, rows):
-    """Write more rows into the table at path, which is whole again then, or into a copy beside it
-    where another program holds the table. Return the path that was written."""
-
-    def append(path):
-        # unbuffered: all of it at once
-        with open(path, "ab", buffering=0) as file:
-            file.write(format_rows(rows))
-
-    try:
-        files.retry(append, path)
-        return path
-    except PermissionError:
-        other = files.name_again(path)
-        shutil.copyfile(path, other)
-        print(f"[INFO] {path} is open in another program: its new version is {other}...")
-        append(other)
-        return other
-
-
 def write_history(H):
     """Write a row for each epoch of the history H, a list per name with a value per epoch, in rank
     0 alone."""
@@ -64,10 +45,30 @@ def write_predictions(path, rows):
     write_table(path, table)
 
 
-def begin_photographs(numGuesses):
-    """Write the names of the columns of the table of photographs, with so many classes each; return
-    the path of the table."""
+@contextmanager
+def open_photographs(numGuesses):
+    """Begin the table of photographs, with so many classes for each, and yield it as a file. Raises
+    UserError if another classification writes it."""
+    folder = os.path.dirname(config.PHOTOGRAPHS_PATH) or "."
+    files.lock_folder(folder, "another classification", name=".photographs.lock")
     numbers = range(1, numGuesses + 1)
     names = [f"class {number}" for number in numbers]
     probs = [f"probability {number}" for number in numbers]
-    return write_table(config.PHOTOGRAPHS_PATH, [["path", *names, *probs]])
+    path = write_table(config.PHOTOGRAPHS_PATH, [["path", *names, *probs]])
+    # kept open, as a training that starts meanwhile moves it; unbuffered, so that all rows are
+    # there when the script is killed
+    with open(path, "ab", buffering=0) as table:
+        yield table
+
+
+def append_photographs(table, imagePaths, guesses):
+    """Write a row for each photograph into the table of open_photographs().
+
+    guesses: a list of (class, probability) for each of imagePaths.
+    """
+    rows = []
+    for imagePath, best in zip(imagePaths, guesses, strict=True):
+        names = [name for name, _ in best]
+        probs = [f"{prob:.4f}" for _, prob in best]
+        rows.append([imagePath, *names, *probs])
+    table.write(format_rows(rows))

@@ -190,6 +190,16 @@ def test_one_task_trains_in_whatever_is_allotted(monkeypatch, env):
     assert processes.join_processes() == 1
 
 
+@pytest.mark.parametrize("name", ["WORLD_SIZE", *processes.NUM_TASKS])
+def test_a_script_of_which_one_process_does_all_is_refused_as_several(monkeypatch, name):
+    processes.refuse_several()
+    monkeypatch.setenv(name, "1")
+    processes.refuse_several()
+    monkeypatch.setenv(name, "4")
+    with pytest.raises(UserError, match="4 processes.* once, with python"):
+        processes.refuse_several()
+
+
 @pytest.mark.parametrize("name", processes.NUM_TASKS)
 def test_tasks_in_which_torchrun_runs_are_not_refused(joined, monkeypatch, name):
     monkeypatch.setenv(name, "2")

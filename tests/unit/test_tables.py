@@ -1,14 +1,16 @@
 """The tables in output/: what a spreadsheet and pandas find in them."""
 
 import csv
-import errno
 import os
 from pathlib import Path
 
 import pytest
+from filelock import FileLock, Timeout
+from helpers import hold
 
 from pyimagesearch import config
-from pyimagesearch.support import files, processes, tables
+from pyimagesearch.support import files, outputs, processes, tables
+from pyimagesearch.support.errors import UserError
 
 H = {"rate": [0.0001, 1e-05], "train_loss": [1.5, 0.25], "val_acc": [0.5, 1.0], "seconds": [9, 8.5]}
 
@@ -51,42 +53,55 @@ def test_names_of_any_kind_come_back_and_excel_sees_that_they_are_unicode():
 
 @pytest.mark.parametrize("numGuesses", [2, 3])
 def test_the_table_of_photographs_is_whole_after_each_batch(numGuesses):
-    path = tables.begin_photographs(numGuesses)
-    assert path == config.PHOTOGRAPHS_PATH
-    (header,) = read_table(path)
-    assert header[0] == "path"
-    assert header[1:3] == ["class 1", "class 2"]
-    assert header[-1] == f"probability {numGuesses}"
-    assert len(header) == 1 + 2 * numGuesses
-    rows = [[f"{number}é.jpg", *"abcdef"[: 2 * numGuesses]] for number in range(3)]
-    tables.append_rows(path, rows[:2])
-    assert read_table(path) == [header, *rows[:2]]
-    tables.append_rows(path, rows[2:])
-    assert read_table(path) == [header, *rows]
+    path = config.PHOTOGRAPHS_PATH
+    expected = []
+    for _ in range(2):
+        # the next photographs have a table of their own
+        with tables.open_photographs(numGuesses) as table:
+            (header,) = read_table(path)
+            assert header[0] == "path"
+            assert header[1:3] == ["class 1", "class 2"]
+            assert header[-1] == f"probability {numGuesses}"
+            assert len(header) == 1 + 2 * numGuesses
+            expected = [header]
+            for batch in (["1é.jpg", "2é.jpg"], ["3é.jpg"]):
+                best = [("a", 0.91234), ("b", 0.05), ("c", 0.03)][:numGuesses]
+                tables.append_photographs(table, batch, [best] * len(batch))
+                for name in batch:
+                    row = [name, *"abc"[:numGuesses], *["0.9123", "0.0500", "0.0300"][:numGuesses]]
+                    expected.append(row)
+                assert read_table(path) == expected
     # one mark, at the beginning
     assert Path(path).read_bytes().count(b"\xef\xbb\xbf") == 1
-    # the next photographs have a table of their own
-    tables.begin_photographs(numGuesses)
-    assert read_table(path) == [header]
 
 
-def test_rows_for_a_table_that_excel_holds_go_into_a_copy_beside_it(monkeypatch, capsys):
-    monkeypatch.setattr(files.time, "sleep", lambda seconds: None)
-    path = tables.begin_photographs(2)
-    tables.append_rows(path, [["1.jpg", "a", "b", "0.9", "0.1"]])
-    before = Path(path).read_bytes()
+def test_a_table_that_a_training_moves_meanwhile_stays_whole():
+    with tables.open_photographs(1) as table:
+        tables.append_photographs(table, ["1.jpg"], [[("a", 0.9)]])
+        folder = outputs.set_aside_run()
+        tables.append_photographs(table, ["2.jpg"], [[("a", 0.8)]])
+    assert not os.path.exists(config.PHOTOGRAPHS_PATH)
+    rows = read_table(os.path.join(folder, "photographs.csv"))
+    assert [row[0] for row in rows] == ["path", "1.jpg", "2.jpg"]
 
-    def open_or_refuse(name, mode, **options):
-        if name == path and mode == "ab":
-            raise PermissionError(errno.EACCES, "Permission denied", name)
-        return open(name, mode, **options)
 
-    monkeypatch.setattr(tables, "open", open_or_refuse, raising=False)
-    rows = [["2.jpg", "b", "a", "0.8", "0.2"], ["3.jpg", "b", "a", "0.7", "0.3"]]
-    other = tables.append_rows(path, rows[:1])
-    assert f"{path} is open in another program: its new version is {other}..." in (
-        capsys.readouterr().out
-    )
-    assert tables.append_rows(other, rows[1:]) == other
-    assert [row[0] for row in read_table(other)] == ["path", "1.jpg", "2.jpg", "3.jpg"]
-    assert Path(path).read_bytes() == before
+def test_a_second_classification_is_refused_and_a_training_is_not():
+    with tables.open_photographs(1):
+        with pytest.raises(Timeout):
+            FileLock("output/.photographs.lock").acquire(blocking=False)
+        outputs.lock_output()
+    files.locks.close()
+    with FileLock("output/.photographs.lock"):
+        with pytest.raises(UserError, match="another classification is running in .*output"):
+            with tables.open_photographs(1):
+                pass
+
+
+def test_photographs_go_into_a_table_beside_one_that_excel_holds(monkeypatch, capsys):
+    files.write_file(config.PHOTOGRAPHS_PATH, b"of an earlier time")
+    hold(monkeypatch, "photographs.csv")
+    with tables.open_photographs(1) as table:
+        tables.append_photographs(table, ["1.jpg"], [[("a", 0.9)]])
+    assert f"its new version is {table.name}" in capsys.readouterr().out
+    assert Path(config.PHOTOGRAPHS_PATH).read_bytes() == b"of an earlier time"
+    assert [row[0] for row in read_table(table.name)] == ["path", "1.jpg"]
