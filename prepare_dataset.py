@@ -29,16 +29,18 @@ def copy_images(rootDir, destiDir, plan):
 
     # loop over the images
     for image in progress(images, "copying", "images"):
+        # an earlier run may have copied it
+        if image.isCopied:
+            continue
         # the plan has the class label: read_label(), below, or the class folder says it
         label = image.label
         # construct the path of the output image, and create its folder
         destiPath = os.path.join(destiDir, label, image.filename)
         os.makedirs(os.path.dirname(destiPath), exist_ok=True)
-        # copy the image, unless it was copied before; under another name until it is whole
-        if not image.isCopied:
-            partialPath = plan.get_partial(destiDir)
-            shutil.copyfile(image.path, partialPath)
-            replace_file(partialPath, destiPath)
+        # copy the image, under another name until it is whole
+        partialPath = plan.get_partial(destiDir)
+        shutil.copyfile(image.path, partialPath)
+        replace_file(partialPath, destiPath)
 
     # count the images in the destination directory
     currentTotal = list_images(destiDir)
@@ -96,7 +98,10 @@ def print_totals():
 
 def print_row(title, cells):
     """Print a row of a table."""
-    print(f"{title:20}{''.join(f'{cell:>12}' for cell in cells)}")
+    line = f"{title:20}"
+    for cell in cells:
+        line += f"{cell:>12}"
+    print(line)
 
 
 def parse_args(argv):
@@ -104,7 +109,8 @@ def parse_args(argv):
     example = "example: python prepare_dataset.py --skip-bad"
     parser = argparse.ArgumentParser(description=__doc__, epilog=example)
     parser.add_argument("--sample", action="store_true", help="draw a small Food-11 at DATA_PATH")
-    parser.add_argument("--skip-bad", action="store_true", help="leave out what cannot be copied")
+    text = "leave out images that cannot be read, are in no class or share a name"
+    parser.add_argument("--skip-bad", action="store_true", help=text)
     return settings.read_flags(parser, ["SEED"], argv)
 
 

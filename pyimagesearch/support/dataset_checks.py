@@ -24,7 +24,7 @@ def check_plan(plan, skipBad):
     print_held_out(plan)
     print_strays(plan.rootDirs)
     same = find_same_images(plan.photographs)
-    foreign = find_foreign_files(plan) | find_leftovers(plan)
+    foreign = find_foreign_files(plan) | find_leftovers(plan) | find_renamed_classes(plan)
     write_problems(same | plan.problems | foreign)
     lacking = find_lacking_classes(plan.photographs)
     lines = [*group_problems(same), *group_problems(plan.problems), *group_problems(foreign)]
@@ -121,6 +121,23 @@ def find_leftovers(plan):
             text = f"no copy of an image in {config.DATA_PATH}, but the scripts would use it; "
             text += MOVE if isOwn else advise(path, MOVE)
         problems[path] = text
+    return problems
+
+
+def find_renamed_classes(plan):
+    """Return {path: text} of the class folders whose label has other capitals in CLASSES now: new
+    copies would go into a second folder."""
+    folders = {}
+    for photograph in plan.photographs:
+        if photograph.isCopied:
+            wanted = os.path.join(photograph.destiDir, photograph.label)
+            folders[wanted] = os.path.dirname(plan.copies[photograph.place])
+    problems = {}
+    for wanted, folder in folders.items():
+        # the same folder, where the file system is case-insensitive
+        if not os.path.exists(wanted):
+            text = f"CLASSES in config.py spells it otherwise; rename it to {wanted}"
+            problems[folder] = text
     return problems
 
 

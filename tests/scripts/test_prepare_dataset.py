@@ -423,6 +423,22 @@ def test_a_photograph_that_is_added_alone_is_copied_and_no_other_moves(capsys):
     assert not os.path.exists(PROBLEMS_PATH)
 
 
+def test_other_capitals_of_a_label_make_no_second_folder(capsys):
+    draw_photos()
+    prepare()
+    config.CLASSES = [label.capitalize() for label in config.CLASSES]
+    out = fail(capsys)
+    for split in SPLITS:
+        for label in config.CLASSES:
+            folder = f"dataset/{split}/{label}"
+            text = f"{folder.replace(label, label.lower())}: CLASSES in config.py spells it"
+            assert f"{text} otherwise; rename it to {folder}" in out.replace(os.sep, "/")
+            os.rename(folder.replace(label, label.lower()), folder)
+    before = stat_copies()
+    prepare()
+    assert stat_copies() == before
+
+
 def test_a_photograph_that_was_edited_is_copied_again_to_the_same_place():
     draw_photos()
     prepare()
