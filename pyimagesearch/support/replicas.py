@@ -48,14 +48,17 @@ class CoreParallel(nn.Module):
         """Return the module's output for a batch x, whose first dimension is shared out."""
         if len(self.replicas) == 1:
             return self.module(x)
-        parts = x.chunk(len(self.replicas))
+        # with one image, batch normalization that trains may have a single value to normalize
+        smallest = 2 if self.training else 1
+        numParts = min(len(self.replicas), max(len(x) // smallest, 1))
+        parts = x.tensor_split(numParts)
         if torch.is_grad_enabled():
             params = [p for p in self.module.parameters() if p.requires_grad]
             return RunReplicas.apply(self, parts, *params)
         isInference = torch.is_inference_mode_enabled()
 
         def run(part):
-            # which is the business of each thread
+            # each thread has modes of its own
             with torch.no_grad(), torch.inference_mode(isInference):
                 return self.module(part)
 
@@ -124,7 +127,7 @@ class DataParallel(nn.DataParallel):
         isGradEnabled = torch.is_grad_enabled()
 
         def run(number):
-            # which is the business of each thread
+            # each thread has a mode of its own
             with torch.set_grad_enabled(isGradEnabled):
                 # PyTorch's own, which starts no thread for a single replica
                 (output,) = nn.parallel.parallel_apply(

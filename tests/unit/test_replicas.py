@@ -146,6 +146,15 @@ def test_batch_norm_that_trains_keeps_the_statistics_of_the_first_part():
     torch.testing.assert_close(parallel.eval()(x), twin.eval()(x))
 
 
+@pytest.mark.parametrize("numThreads", [2, 3, 8])
+def test_batch_norm_that_trains_has_no_part_of_a_single_image(numThreads, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: numThreads)
+    # with one value per image and channel, as small images have at the end of the network
+    parallel = CoreParallel(nn.BatchNorm1d(4)).train()
+    for size in range(2, 30):
+        assert parallel(torch.randn(size, 4)).shape == (size, 4)
+
+
 @pytest.mark.parametrize("isTraining", [True, False])
 def test_an_error_in_a_replica_is_one_of_the_whole(isTraining):
     parallel = CoreParallel(build_model()).train(isTraining)
