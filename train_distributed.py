@@ -256,9 +256,10 @@ def parse_args(argv):
     parser = argparse.ArgumentParser(description=__doc__, epilog=example)
     names = "IMAGE_SIZE LOCAL_BATCH_SIZE EPOCHS LR SEED NUM_WORKERS PRETRAINED"
     settings.add_flags(parser, names.split())
-    parser.add_argument("--resume", action="store_true", help="continue a run, or begin one")
+    text = "continue the run in output/, or begin one where there is none"
+    parser.add_argument("--resume", action="store_true", help=text)
     parser.add_argument("--evaluate", action="store_true", help="train nothing, write the report")
-    text = f"trained weights to begin with, or to evaluate (then default: {config.MODEL_PATH})"
+    text = f"weights to begin with, or to evaluate (the default there: {config.MODEL_PATH})"
     parser.add_argument("--weights", metavar="PATH", help=text)
     args = parser.parse_args(argv)
     if args.evaluate:

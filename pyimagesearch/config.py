@@ -46,19 +46,19 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "mps" if isMps el
 PRETRAINED = True
 # keep batch normalization as it is (False: train it); None follows PRETRAINED
 FREEZE_BATCH_NORM = None
-# images in a batch, per device, in training, evaluation, and for photographs of your own: training
-# with 128 needs 6 GB of a GPU's memory
+# images in a batch, per device, in training, evaluation, and for photographs of your own:
+# fine-tuning with 128 needs 6 GB of a GPU's memory
 LOCAL_BATCH_SIZE = 128 if "cuda" in str(DEVICE) else 32
 # test images that distributed_inference.py draws, per device
 PRED_BATCH_SIZE = 4
-# passes over the training images; the learning rate falls to a tenth after every 10, and after 50
-# it is too small to learn anything
+# passes over the training images; the learning rate falls to a tenth after every 10, and after 20
+# it is too low to learn anything new
 EPOCHS = 20
 # learning rate, multiplied by the number of devices
 LR = 0.0001
-# numbers that the heavy layers compute with: "auto" is the fastest on each device, 16 bits on a GPU
-# and on a CPU that has bf16 instructions. Else a dtype's name: "float32" on cards whose 16 bits are
-# wrong, GTX 16 among them, which end with a loss that is not finite at any rate
+# numbers that the heavy layers compute with: "auto" is float16 on CUDA, bfloat16 on a CPU that has
+# instructions for it, else float32. Or a dtype's name: "float32" on cards whose 16 bits are wrong,
+# GTX 16 among them, which end with a loss that is not finite at any rate
 PRECISION = "auto"
 # seed of the random weights, of the split of plain class folders, of the order of the images and
 # of their augmentation
@@ -67,7 +67,7 @@ SEED = 42
 # four on Windows and macOS, where each takes half a gigabyte
 NUM_WORKERS = min(joblib.cpu_count(), 16 if sys.platform == "linux" else 4)
 
-# what the scripts write; README.md says what each file is for
+# what the scripts write, each under a name of its own; README.md says what each file is for
 PLOT_PATH = os.path.join("output", "model_training.png")
 MODEL_PATH = os.path.join("output", "food_classifier.pth")
 HISTORY_PATH = os.path.join("output", "history.csv")

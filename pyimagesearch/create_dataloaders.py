@@ -43,7 +43,9 @@ def get_dataloader(rootDir, transforms, bs, shuffle=True, trainedOn=None, numWor
     machine). Raises UserError if the class folders are not those of the network, or if the images
     are not the same for all processes.
     """
+    source = "the weights have"
     if trainedOn is None:
+        source = "config.py has"
         trainedOn = describe_training()
     # create a dataset, and use it to create a data loader
     imageLoader = partial(load_image, imageSize=trainedOn.imageSize)
@@ -52,7 +54,7 @@ def get_dataloader(rootDir, transforms, bs, shuffle=True, trainedOn=None, numWor
     (rank, worldSize) = (processes.get_rank(), processes.get_world_size())
     if worldSize > 1:
         processes.check_same(rootDir, list_sizes(rootDir, [path for path, _ in ds.samples]))
-    check_classes(ds, trainedOn.classes)
+    check_classes(ds, trainedOn.classes, source)
     if shuffle:
         sampler = EpochSampler(ds, worldSize, rank, config.SEED)
     else:
@@ -78,15 +80,15 @@ def get_dataloader(rootDir, transforms, bs, shuffle=True, trainedOn=None, numWor
     return (ds, loader)
 
 
-def check_classes(ds, classes):
+def check_classes(ds, classes, source):
     """Raise UserError unless an ImageFolder has these classes: one that is missing from a split
-    would shift every label after it."""
+    would shift every label after it. source: what has them, as "config.py has"."""
     found = [normalize_name(name) for name in ds.classes]
     expected = [normalize_name(name) for name in classes]
     if found != expected:
-        text = f"{ds.root} has the classes {', '.join(ds.classes)}; config.py or the weights have "
-        text += f"{', '.join(classes)}; prepare into another BASE_PATH, or take other weights"
-        raise UserError(text)
+        text = f"{ds.root} has the classes {', '.join(ds.classes)}, but {source}"
+        advice = "prepare into another BASE_PATH, or take other weights"
+        raise UserError(f"{text} {', '.join(classes)}; {advice}")
 
 
 class SeededImageFolder(datasets.ImageFolder):

@@ -26,7 +26,7 @@ class FoodClassifier(nn.Module):
         super().__init__()
         if trainedOn is None:
             trainedOn = describe_training()
-        # "auto" or the name of a dtype
+        # "auto", a dtype or its name
         self.precision = config.PRECISION
         self.normalize = Normalize(trainedOn.mean, trainedOn.std)
         # initialize the base model and the classification layer
@@ -113,7 +113,8 @@ class FrozenBatchNorm2d(nn.BatchNorm2d):
         nearly half of what DenseNet121 keeps; torchvision's ops/misc.py does the same."""
         if not x.requires_grad:
             return super().forward(x)
-        # once an epoch, as a GPU would wait for the CPU to start these small operations
+        # once an epoch (at each step under DataParallel), as a GPU would wait for the CPU to start
+        # these small operations
         if self.constants is None or self.constants[0].dtype != x.dtype:
             scale = (self.weight * (self.running_var + self.eps).rsqrt()).to(x.dtype)
             # from the scale as half precision rounds it, which keeps the error of the logits small

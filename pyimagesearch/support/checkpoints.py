@@ -21,7 +21,8 @@ def read_checkpoint(started):
         if os.path.exists(config.MODEL_PATH):
             # the first epoch would overwrite them
             text = f"{config.MODEL_PATH} is there, but no {config.CHECKPOINT_PATH} to resume from"
-            raise UserError(f"{text}; move it back, or start a new run without --resume")
+            advice = "move the checkpoint back, or start a new run without --resume"
+            raise UserError(f"{text}; {advice}")
         print(f"[INFO] no {config.CHECKPOINT_PATH} yet: the run begins from its start...")
         return None
     checkpoint = torch.load(config.CHECKPOINT_PATH, map_location="cpu", weights_only=True)
@@ -40,11 +41,7 @@ def restore_run(run, parts, H, datasets):
     and test images. Prints which of these changed since. Raises UserError for a checkpoint of
     another version, which has another history.
     """
-    run.classes = datasets[0].classes
-    run.transform = describe_transform(datasets[0])
-    run.images = {}
-    for split, ds in zip(SPLITS, datasets, strict=True):
-        run.images[split] = list_sizes(ds.root, [path for path, _ in ds.samples])
+    describe_data(run, datasets)
     if run.checkpoint is None:
         if run.start is not None:
             weights.begin_with(parts["model"], run.start, run.classes, run.record["weights"])
@@ -55,16 +52,7 @@ def restore_run(run, parts, H, datasets):
     compare_images(run.checkpoint["images"], run.images)
     if run.checkpoint["transform"] != run.transform:
         print(f"[INFO] the training transform changed: {run.checkpoint['transform']} then...")
-    for name, part in parts.items():
-        # empty for a GradScaler that is off
-        if run.checkpoint[name]:
-            part.load_state_dict(run.checkpoint[name])
-    # lay out Adam's numbers as the weights lie in memory: it pairs them by their places, and
-    # Apple's GPU saves them in another order
-    for param, values in parts["opt"].state.items():
-        for name, value in values.items():
-            if value.shape == param.shape:
-                values[name] = torch.empty_like(param).copy_(value)
+    load_parts(parts, run.checkpoint)
     H.update(run.checkpoint["H"])
     # a run that was killed after its last checkpoint may lack a row
     tables.write_history(H)
@@ -72,6 +60,29 @@ def restore_run(run, parts, H, datasets):
     print(f"[INFO] resuming after epoch {epoch} of {config.EPOCHS}...")
     print_low_rate(parts["lrScheduler"])
     return epoch
+
+
+def describe_data(run, datasets):
+    """Record in run its classes, transform and images, which each checkpoint stores."""
+    run.classes = datasets[0].classes
+    run.transform = describe_transform(datasets[0])
+    run.images = {}
+    for split, ds in zip(SPLITS, datasets, strict=True):
+        run.images[split] = list_sizes(ds.root, [path for path, _ in ds.samples])
+
+
+def load_parts(parts, checkpoint):
+    """Put parts, {name: what has a state_dict()}, in the state of a checkpoint."""
+    for name, part in parts.items():
+        # empty for a GradScaler that is off
+        if checkpoint[name]:
+            part.load_state_dict(checkpoint[name])
+    # lay out Adam's numbers as the weights lie in memory: it pairs them by their places, and
+    # Apple's GPU saves them in another order
+    for param, values in parts["opt"].state.items():
+        for name, value in values.items():
+            if value.shape == param.shape:
+                values[name] = torch.empty_like(param).copy_(value)
 
 
 def print_low_rate(lrScheduler):

@@ -20,16 +20,32 @@ EXTENSIONS = (*IMG_EXTENSIONS, ".gif", ".jfif", ".jpe", ".avif")
 # earlier states of a disk
 SYSTEM_FOLDERS = {
     # disks on a network: Synology, QNAP, NetApp
-    *("@eadir", "@tmp", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "@__thumb"),
+    "@eadir",
+    "@tmp",
+    "#recycle",
+    "#snapshot",
+    "@recycle",
+    "@recently-snapshot",
+    "@__thumb",
     "~snapshot",
     # disks of Windows, of Linux, and of a Mac's network
-    *("$recycle.bin", "system volume information", "lost+found"),
-    *("network trash folder", "temporary items"),
+    "$recycle.bin",
+    "system volume information",
+    "lost+found",
+    "network trash folder",
+    "temporary items",
     # zip files that a Mac packed
     "__macosx",
-    # cameras (Sony, Canon), music players, programs for photographs, web galleries
-    *("thmbnl", "avf_info", "canonmsc", "ipod photo cache"),
-    *("thumbs", "_thumbs", "thumbnails", "_thumbnails"),
+    # cameras (Sony, Canon) and music players
+    "thmbnl",
+    "avf_info",
+    "canonmsc",
+    "ipod photo cache",
+    # programs for photographs, web galleries
+    "thumbs",
+    "_thumbs",
+    "thumbnails",
+    "_thumbnails",
 }
 # files that Windows hides, though their names do not say so
 HIDDEN_FILES = {"thumbs.db", "ehthumbs.db", "desktop.ini"}
@@ -149,7 +165,8 @@ def list_folder(folder):
     with os.scandir(folder) as entries:
         for entry in entries:
             # a link that leads in a circle is an error for is_dir()
-            if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
+            isFolder = os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
+            if isFolder:
                 if not is_passed_over(entry.name):
                     folders.append(entry.path)
             elif is_image(entry.path):
@@ -214,27 +231,37 @@ def load_image(path, imageSize=None, data=None):
                 image.draft(None, (3 * imageSize, 3 * imageSize))
             image.load()
             rotate_by_exif(image)
-            if image.mode[0] in "IF":
-                image = scale_to_8_bits(image)
-            if image.has_transparency_data:
-                image = image.convert("RGBA")
-                white = Image.new("RGBA", image.size, "white")
-                image = Image.alpha_composite(white, image)
-            return image if image.mode == "RGB" else image.convert("RGB")
+            return make_rgb(image)
     except MemoryError:
         raise
     except Exception as error:
         # a broken file makes PIL raise nearly anything
         if is_disk_error(error):
             raise OSError(error.errno, error.strerror, path) from error
-        stranger = find_stranger(path)
-        if stranger:
-            raise ImageError(f"{path}: {stranger}") from error
-        reason = error
-        if isinstance(error, UnidentifiedImageError):
-            reason = "no known format" if os.path.getsize(path) else "the file is empty"
-        advice = "replace it, or convert it to JPEG"
-        raise ImageError(f"{path}: cannot be read as an image ({reason}); {advice}") from error
+        raise ImageError(f"{path}: {describe_broken(path, error)}") from error
+
+
+def make_rgb(image):
+    """Return a PIL image as RGB: more than 8 bits of grey scaled to 8, transparent parts white."""
+    if image.mode[0] in "IF":
+        image = scale_to_8_bits(image)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def describe_broken(path, error):
+    """Return what is wrong with the image file at path, and what to do. error: what PIL raised when
+    it read the file."""
+    stranger = find_stranger(path)
+    if stranger:
+        return stranger
+    reason = error
+    if isinstance(error, UnidentifiedImageError):
+        reason = "no known format" if os.path.getsize(path) else "the file is empty"
+    return f"cannot be read as an image ({reason}); replace it, or convert it to JPEG"
 
 
 def rotate_by_exif(image):

@@ -132,7 +132,7 @@ def test_weights_without_a_checkpoint_are_refused_and_kept(capsys):
     weights.write_bytes(b"weights")
     with pytest.raises(UserError, match="no .*checkpoint.pth to resume from") as caught:
         read_checkpoint("2000-01-01 00:00:00")
-    for text in (config.MODEL_PATH, "move it back", "without --resume"):
+    for text in (config.MODEL_PATH, "move the checkpoint back", "without --resume"):
         assert text in str(caught.value)
     assert weights.read_bytes() == b"weights"
     weights.unlink()
