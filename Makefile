@@ -7,6 +7,8 @@ BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 
 .PHONY: demo test
 
+# its batches would be large for several GPUs
+demo: export CUDA_VISIBLE_DEVICES ?= 0
 demo: .venv/run
 	mkdir -p demo
 	cd demo && ../$(BIN)/python ../prepare_dataset.py --sample

@@ -13,7 +13,7 @@
 # compares strides.
 #
 # For a training: add channels_last to a script, resume an older checkpoint, and the steps are
-# wrong. This project lays out the loaded state like the weights (restore_run()).
+# wrong. This project lays out the loaded state like the weights (load_parts()).
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
