@@ -320,10 +320,10 @@ def compare_speed(imagePaths, bs, images, rounds, folder):
         # so that a side that dies ends this process as well
         there.close()
 
-    def compare(job, images, *names):
+    def compare(job, images, *names, where=""):
         # the first round warms up
         times = [[ask(sides[name], job) for name in names] for _ in range(rounds + 1)]
-        print_rows(job, names, times[1:], images)
+        print_rows(job + where, names, times[1:], images)
 
     both = ("the recipe", "ours")
     try:
@@ -337,8 +337,8 @@ def compare_speed(imagePaths, bs, images, rounds, folder):
             # another program has a core to itself
             busy = context.Process(target=keep_busy, daemon=True)
             busy.start()
-            compare("training step beside a busy process", count * bs, *sides)
-            compare("evaluation beside a busy process", count * bs, *both)
+            compare("training step", count * bs, *sides, where=" beside a busy process")
+            compare("evaluation", count * bs, *both, where=" beside a busy process")
             busy.kill()
         compare("loader", images, *both)
         compare("loader, half as many workers", images, *both)
