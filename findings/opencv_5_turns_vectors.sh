@@ -65,8 +65,10 @@ if seen != expected[cv2.__version__[0]]:
     sys.exit(f"[CHANGED] OpenCV {cv2.__version__} treats vectors otherwise than described")
 EOF
 
-for version in 4.14.0.94 5.0.0.93; do
-    python3 -m venv "$folder/$version"
-    "$folder/$version/bin/pip" install --quiet "opencv-python-headless==$version" numpy==2.4.6
-    "$folder/$version/bin/python" "$folder/vectors.py"
-done
+python3 -m venv "$folder/old"
+"$folder/old/bin/pip" install --quiet opencv-python-headless==4.14.0.94 numpy==2.4.6
+"$folder/old/bin/python" "$folder/vectors.py"
+
+python3 -m venv "$folder/new"
+"$folder/new/bin/pip" install --quiet opencv-python-headless==5.0.0.93 numpy==2.4.6
+"$folder/new/bin/python" "$folder/vectors.py"

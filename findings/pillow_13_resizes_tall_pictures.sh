@@ -64,9 +64,11 @@ if not isAsDescribed:
     sys.exit("[CHANGED] other pictures differ between Pillow 12.3 and 13.0, or by other amounts")
 EOF
 
-for version in 12.3.0 13.0.0; do
-    python3 -m venv "$folder/$version"
-    "$folder/$version/bin/pip" install --quiet "pillow==$version"
-    "$folder/$version/bin/python" "$folder/resize.py" "$folder"
-done
-"$folder/13.0.0/bin/python" "$folder/compare.py" "$folder"
+python3 -m venv "$folder/old"
+"$folder/old/bin/pip" install --quiet pillow==12.3.0
+"$folder/old/bin/python" "$folder/resize.py" "$folder"
+
+python3 -m venv "$folder/new"
+"$folder/new/bin/pip" install --quiet pillow==13.0.0
+"$folder/new/bin/python" "$folder/resize.py" "$folder"
+"$folder/new/bin/python" "$folder/compare.py" "$folder"

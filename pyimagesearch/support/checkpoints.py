@@ -114,7 +114,8 @@ def compare_images(before, now):
     # a photograph that was moved is in another folder, but has its name and its size
     trained = {(os.path.basename(path), size) for path, size in before["training"]}
     seen = []
-    for path, size in sorted(set(now["test"]) - set(before["test"])):
+    new = set(now["test"]) - set(before["test"])
+    for path, size in sorted(new):
         if (os.path.basename(path), size) in trained:
             seen.append(path)
     if seen:

@@ -160,7 +160,10 @@ def find_lacking_classes(photographs):
         splits[photograph.label].add(photograph.destiDir)
     groups = defaultdict(list)
     for label in config.CLASSES:
-        lacking = [s for s in (config.TRAIN, config.VAL, config.TEST) if s not in splits[label]]
+        lacking = []
+        for split in (config.TRAIN, config.VAL, config.TEST):
+            if split not in splits[label]:
+                lacking.append(split)
         if lacking:
             groups[", ".join(lacking)].append(label)
     lines = []

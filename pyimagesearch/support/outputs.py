@@ -71,7 +71,8 @@ def set_aside_run():
     # renamed when it is complete: if this start is killed, the next one completes the move
     moving = os.path.join(output, "run-moving")
     isMoving = os.path.exists(moving) and os.listdir(moving)
-    if found in ([], [config.SETTINGS_PATH]) and not isMoving:
+    hasMore = any(path != config.SETTINGS_PATH for path in found)
+    if not hasMore and not isMoving:
         return None
     move_run(found, moving)
     times = [os.path.getmtime(os.path.join(moving, name)) for name in os.listdir(moving)]

@@ -142,7 +142,8 @@ def check_same(name, items):
     """Raise UserError in all processes unless all of them have the same list of items in the folder
     so named."""
     hosts = defaultdict(set)
-    for host, count, digest in all_gather((platform.node(), len(items), digest_items(items))):
+    own = (platform.node(), len(items), digest_items(items))
+    for host, count, digest in all_gather(own):
         hosts[f"{count} images ({digest})"].add(host)
     if len(hosts) > 1:
         places = [f"{images} on {', '.join(sorted(names))}" for images, names in hosts.items()]

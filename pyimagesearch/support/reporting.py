@@ -33,12 +33,18 @@ def save_report(ds, preds, probs, folder=None):
     for (path, target), pred, prob in zip(ds.samples, preds, probs, strict=True):
         # rounded, as several processes compute in other batches
         rows.append((path, classes[target], classes[pred], round(prob, 4)))
-    # mistakes first, the surest first, those that are as sure as each other by their paths
-    rows.sort(key=lambda row: (row[1] == row[2], -row[3], row[0]))
+    rows.sort(key=rank_prediction)
     tables.write_predictions(place(config.PREDICTIONS_PATH, folder), rows)
     mistakes = [row for row in rows if row[1] != row[2]]
     print(f"[INFO] mistakes on the test set: {len(mistakes)} of {len(rows)}...")
     plot_mistakes(place(config.MISTAKES_PATH, folder), mistakes[: figures.MAX_PICTURES], ds.root)
+
+
+def rank_prediction(row):
+    """Return by what rows of tables.write_predictions() are sorted: mistakes first, the surest
+    first, those that are as sure as each other by their paths."""
+    (path, true, pred, prob) = row
+    return (true == pred, -prob, path)
 
 
 def place(path, folder):

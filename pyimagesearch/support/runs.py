@@ -158,7 +158,10 @@ def continue_record(now, flags):
     """
     record = read_record()
     before = record["config"]
-    edited = [name for name in now.keys() | before.keys() if not is_same(name, now, before)]
+    edited = []
+    for name in now.keys() | before.keys():
+        if not is_same(name, now, before):
+            edited.append(name)
     refuse_changes(record, now, flags, edited)
     refuse_lost_checkpoint(before["CHECKPOINT_PATH"])
     for name in edited:
