@@ -166,8 +166,8 @@ def lock_folder(folder, holder, isPatient=False, name=".lock"):
     of the lock; other locks do not touch it. Raises UserError if it is locked, or if no file can be
     written in it.
     """
-    folder = os.path.abspath(folder)
     make_folder(folder)
+    folder = os.path.abspath(folder)
     # any user of a shared folder may lock it
     options = {"mode": 0o666, "is_singleton": True, "fallback_to_soft": False}
     lock = FileLock(os.path.join(folder, name), **options)

@@ -503,7 +503,8 @@ def test_a_new_run_moves_an_earlier_one_aside_at_its_start(train, capsys, monkey
     (folder,) = Path("output").glob("run-*")
     assert read_tree(folder) == earlier
     out = capsys.readouterr().out
-    assert f"moved to {folder}; to continue that run, move the new files away, move" in out
+    advice = "move the new files away, move these back, and add --resume..."
+    assert f"moved to {folder}; to continue that run, {advice}" in out
     assert sorted(path for path in read_tree() if "/" not in path) == ["settings.json"]
     # a start that came to nothing is overwritten
     train("--seed", "7")

@@ -243,7 +243,9 @@ def test_other_classes_than_those_of_the_network_are_refused_with_both(classes):
     trainedOn = TrainedOn(CLASSES, 32, config.MEAN, config.STD)
     get_dataloader(config.TRAIN, None, bs=1, trainedOn=trainedOn)
     config.CLASSES = list(CLASSES)
-    with pytest.raises(UserError, match="the weights have .*BASE_PATH, or take other weights"):
+    with pytest.raises(
+        UserError, match="the weights have .*another BASE_PATH, or take other weights"
+    ):
         trainedOn = trainedOn._replace(classes=classes)
         get_dataloader(config.TRAIN, None, bs=1, trainedOn=trainedOn)
 
