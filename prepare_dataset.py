@@ -4,6 +4,12 @@
 """Step 1: copy the photographs into one folder per class and split."""
 
 # import the necessary packages
+import gc
+
+if __name__ == "__main__":
+    # what the imports make stays; looking through it for garbage takes a quarter of their time
+    gc.disable()
+
 import argparse
 import os
 import shutil

@@ -4,6 +4,12 @@
 """Step 2: fine-tune DenseNet121 on the prepared photographs, and report on the test set."""
 
 # import the necessary packages
+import gc
+
+if __name__ == "__main__":
+    # what the imports make stays; looking through it for garbage takes a quarter of their time
+    gc.disable()
+
 import argparse
 import math
 import time

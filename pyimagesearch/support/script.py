@@ -24,6 +24,8 @@ def run(main, advice):
     # in a notebook config may hold the flags of the last run, or config.py may have been edited
     reload(config)
     settings.expand_paths()
+    # the script had no garbage looked for during its imports
+    gc.enable()
     isNotebook = "IPython" in sys.modules
     if not isNotebook:
         # what was imported stays: Python would look through it again, for two seconds, at its end

@@ -17,7 +17,7 @@ from unittest.mock import Mock
 
 import pytest
 from filelock import FileLock, Timeout
-from helpers import PROJECT
+from helpers import PROJECT, run_python
 from tqdm import tqdm
 
 from pyimagesearch import config
@@ -113,6 +113,38 @@ def test_python_looks_through_no_import_at_the_end_of_a_script_but_a_notebook_go
     del sys.modules["IPython"]
     run(lambda: counts.append(gc.get_freeze_count()), advice="")
     assert counts[0] == 0 < counts[1]
+
+
+IMPORTING = """
+import gc, runpy, sys
+from pyimagesearch.support import script
+
+found = []
+script.run = lambda main, advice: found.append(gc.isenabled())
+(name,) = sys.argv[1:]
+runpy.run_path(name, run_name="elsewhere")
+found.append(gc.isenabled())
+runpy.run_path(name, run_name="__main__")
+print(*found)
+"""
+
+
+@pytest.mark.parametrize(
+    "name", ["prepare_dataset.py", "train_distributed.py", "distributed_inference.py"]
+)
+def test_a_script_searches_for_no_garbage_while_it_imports(name):
+    # one that is imported, as by a test, leaves Python as it is
+    assert run_python("-c", IMPORTING, PROJECT / name).stdout.split() == ["True", "False"]
+
+
+def test_python_searches_for_garbage_once_main_runs(notebook):
+    found = []
+    gc.disable()
+    run(lambda: found.append(gc.isenabled()), advice="")
+    gc.disable()
+    del sys.modules["IPython"]
+    run(lambda: found.append(gc.isenabled()), advice="")
+    assert found == [True, True]
 
 
 @pytest.mark.parametrize("error", [None, UserError("no data"), ZeroDivisionError()])
