@@ -59,7 +59,7 @@ def get_dataloader(rootDir, transforms, bs, shuffle=True, trainedOn=None, numWor
         sampler = EpochSampler(ds, worldSize, rank, config.SEED)
     else:
         # every n-th image; DistributedSampler would repeat images where they do not divide evenly
-        sampler = range(rank, len(ds), worldSize)
+        sampler = list(range(rank, len(ds), worldSize))
     bs = math.ceil(bs / worldSize)
     if numWorkers is None:
         numWorkers = workers.count_workers(math.ceil(len(sampler) / bs))
@@ -77,6 +77,9 @@ def get_dataloader(rootDir, transforms, bs, shuffle=True, trainedOn=None, numWor
         # pinned memory speeds up the copy to a CUDA device; CUDA only
         pin_memory=torch.device(config.DEVICE).type == "cuda",
     )
+    # on a CPU training fills the memory that a later fork would share
+    if torch.device(config.DEVICE).type == "cpu" and numWorkers and not shuffle:
+        workers.start_workers(loader)
     return (ds, loader)
 
 

@@ -27,6 +27,19 @@ def count_workers(numBatches):
     return min(numWorkers, numBatches)
 
 
+def start_workers(loader):
+    """Start the workers of a DataLoader before its first pass, while this process is small: after a
+    fork, each page of memory that it writes is copied first.
+
+    loader: has persistent workers, and a list for a sampler.
+    """
+    images = loader.sampler.copy()
+    # a pass over no images, so that none is loaded in vain
+    loader.sampler.clear()
+    iter(loader)
+    loader.sampler.extend(images)
+
+
 def end_without_parent(workerId):
     """End a worker whose script ended while it was started; PyTorch's would wait for ever."""
     if os.getppid() != parent_process().pid:

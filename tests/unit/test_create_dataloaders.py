@@ -1,5 +1,6 @@
 """The data loaders: which images, in what order and shares, and how they are augmented."""
 
+import multiprocessing
 import os
 import random
 import shutil
@@ -198,6 +199,38 @@ def test_workers_stay_between_epochs_and_are_no_more_than_batches(monkeypatch):
     assert get_dataloader(config.TRAIN, None, bs=1)[1].num_workers == 2
     # one may say how many
     assert get_dataloader(config.TRAIN, None, bs=1, numWorkers=0)[1].num_workers == 0
+
+
+@pytest.mark.parametrize("name", ["cpu", "mps"])
+def test_on_a_cpu_the_workers_of_an_evaluation_start_before_the_training(monkeypatch, name):
+    draw(4)
+    config.NUM_WORKERS = 2
+    # a GPU trains in its own memory
+    config.DEVICE = torch.device(name)
+    loads = Path("loads")
+
+    def load(image):
+        with loads.open("a") as file:
+            file.write("image")
+        return torch.tensor([os.getpid()])
+
+    def count_children():
+        return len(multiprocessing.active_children())
+
+    (ds, training) = get_dataloader(config.TRAIN, load, bs=6)
+    assert count_children() == 0
+    (_, validation) = get_dataloader(config.TRAIN, load, bs=6, shuffle=False)
+    assert count_children() == (2 if name == "cpu" else 0)
+    early = {child.pid for child in multiprocessing.active_children()}
+    assert (len(validation.sampler), len(validation)) == (len(ds), 2)
+    # they have loaded nothing in vain
+    assert len(load_all(training)) == len(ds)
+    assert loads.stat().st_size == len("image") * len(ds)
+    for _ in range(2):
+        found = load_all(validation).flatten().tolist()
+        assert len(found) == len(ds)
+        if early:
+            assert set(found) == early
 
 
 @pytest.mark.parametrize("name", ["cuda", "cuda:1", "cpu", "mps"])
