@@ -40,8 +40,9 @@ def get_dataloader(rootDir, transforms, bs, shuffle=True, trainedOn=None, numWor
     each pass; else in the order of the paths.
     trainedOn: what the network was trained on, if not on what config.py says; see read_weights().
     numWorkers: processes that load images (default: NUM_WORKERS, shared by the processes of a
-    machine). Raises UserError if the class folders are not those of the network, or if the images
-    are not the same for all processes.
+    machine). For training on a CPU, the workers of a loader that does not shuffle start here: later
+    changes of its dataset do not reach them. Raises UserError if the class folders are not those of
+    the network, or if the images are not the same for all processes.
     """
     source = "the weights have"
     if trainedOn is None:
@@ -59,6 +60,7 @@ def get_dataloader(rootDir, transforms, bs, shuffle=True, trainedOn=None, numWor
         sampler = EpochSampler(ds, worldSize, rank, config.SEED)
     else:
         # every n-th image; DistributedSampler would repeat images where they do not divide evenly
+        # (a list, which start_workers() empties for a moment)
         sampler = list(range(rank, len(ds), worldSize))
     bs = math.ceil(bs / worldSize)
     if numWorkers is None:
@@ -77,7 +79,7 @@ def get_dataloader(rootDir, transforms, bs, shuffle=True, trainedOn=None, numWor
         # pinned memory speeds up the copy to a CUDA device; CUDA only
         pin_memory=torch.device(config.DEVICE).type == "cuda",
     )
-    # on a CPU training fills the memory that a later fork would share
+    # before training fills the memory of this process, which on a GPU it does not
     if torch.device(config.DEVICE).type == "cpu" and numWorkers and not shuffle:
         workers.start_workers(loader)
     return (ds, loader)

@@ -39,8 +39,9 @@ def fresh_start(tmp_path, monkeypatch):
     with plt.rc_context():
         yield
     files.locks.close()
-    # which a script freezes
+    # what a script freezes, and turns off
     gc.unfreeze()
+    gc.enable()
     sys.stdout.flush()
     plt.close("all")
     for process in multiprocessing.active_children():

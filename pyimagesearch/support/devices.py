@@ -1,6 +1,7 @@
 """The devices that train, and how they compute."""
 
 import ctypes
+import os
 import sys
 
 import torch
@@ -62,3 +63,5 @@ def keep_memory():
         libc.mallopt(M_TRIM_THRESHOLD, -1)
         # one heap for all replicas' threads, as each would keep what it once used
         libc.mallopt(M_ARENA_MAX, 1)
+        # forked workers would keep what is unused, and the script would write to copies
+        os.register_at_fork(before=lambda: libc.malloc_trim(0))

@@ -19,17 +19,17 @@ from .errors import ImageError, UserError
 def run(main, advice):
     """Call main() as a script. A UserError ends it in one line and with status 1, Ctrl-C in one
     that gives advice and with status 130; all other errors are Python's."""
+    isNotebook = "IPython" in sys.modules
+    if not isNotebook:
+        # what was imported stays: Python would look through it again, for two seconds, at its end
+        gc.freeze()
+    # the script turned this off during its imports
+    gc.enable()
     sys.stdout = open_output(sys.stdout)
     sys.stderr = open_output(sys.stderr)
     # in a notebook config may hold the flags of the last run, or config.py may have been edited
     reload(config)
     settings.expand_paths()
-    # the script had no garbage looked for during its imports
-    gc.enable()
-    isNotebook = "IPython" in sys.modules
-    if not isNotebook:
-        # what was imported stays: Python would look through it again, for two seconds, at its end
-        gc.freeze()
     before = signal.getsignal(signal.SIGINT)
     # an interrupt is KeyboardInterrupt in a notebook, and & in a shell script has it ignored
     if not isNotebook and before != signal.SIG_IGN:

@@ -28,11 +28,14 @@ def count_workers(numBatches):
 
 
 def start_workers(loader):
-    """Start the workers of a DataLoader before its first pass, while this process is small: after a
-    fork, each page of memory that it writes is copied first.
+    """Start the workers of a DataLoader before its first pass, where they are forked: during a
+    training they would share its memory, and it would have to give back what it keeps first.
 
     loader: has persistent workers, and a list for a sampler.
     """
+    # a spawned one shares nothing, and holds half a gigabyte
+    if START_METHOD != "fork":
+        return
     images = loader.sampler.copy()
     # a pass over no images, so that none is loaded in vain
     loader.sampler.clear()

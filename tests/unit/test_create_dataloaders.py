@@ -201,36 +201,37 @@ def test_workers_stay_between_epochs_and_are_no_more_than_batches(monkeypatch):
     assert get_dataloader(config.TRAIN, None, bs=1, numWorkers=0)[1].num_workers == 0
 
 
-@pytest.mark.parametrize("name", ["cpu", "mps"])
-def test_on_a_cpu_the_workers_of_an_evaluation_start_before_the_training(monkeypatch, name):
+def note_load(image):
+    """Note in a file that an image was loaded; return by which process."""
+    with Path("loads").open("a") as file:
+        file.write("1")
+    return torch.tensor([os.getpid()])
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "numEarly"),
+    # a GPU trains in its own memory, and spawned workers share none
+    [("cpu", "fork", 2), ("mps", "fork", 0), ("cpu", "spawn", 0)],
+)
+def test_on_a_cpu_the_workers_of_an_evaluation_start_before_the_training(
+    monkeypatch, name, method, numEarly
+):
     draw(4)
     config.NUM_WORKERS = 2
-    # a GPU trains in its own memory
     config.DEVICE = torch.device(name)
-    loads = Path("loads")
-
-    def load(image):
-        with loads.open("a") as file:
-            file.write("image")
-        return torch.tensor([os.getpid()])
-
-    def count_children():
-        return len(multiprocessing.active_children())
-
-    (ds, training) = get_dataloader(config.TRAIN, load, bs=6)
-    assert count_children() == 0
-    (_, validation) = get_dataloader(config.TRAIN, load, bs=6, shuffle=False)
-    assert count_children() == (2 if name == "cpu" else 0)
+    monkeypatch.setattr(workers, "START_METHOD", method)
+    get_dataloader(config.TRAIN, note_load, bs=6)
+    (ds, validation) = get_dataloader(config.TRAIN, note_load, bs=6, shuffle=False)
     early = {child.pid for child in multiprocessing.active_children()}
+    assert len(early) == numEarly
     assert (len(validation.sampler), len(validation)) == (len(ds), 2)
-    # they have loaded nothing in vain
-    assert len(load_all(training)) == len(ds)
-    assert loads.stat().st_size == len("image") * len(ds)
     for _ in range(2):
         found = load_all(validation).flatten().tolist()
         assert len(found) == len(ds)
         if early:
             assert set(found) == early
+    # they have loaded nothing in vain
+    assert Path("loads").stat().st_size == 2 * len(ds)
 
 
 @pytest.mark.parametrize("name", ["cuda", "cuda:1", "cpu", "mps"])

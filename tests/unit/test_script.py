@@ -116,14 +116,24 @@ def test_python_looks_through_no_import_at_the_end_of_a_script_but_a_notebook_go
 
 
 IMPORTING = """
-import gc, runpy, sys
+import builtins, gc, runpy, sys
 from pyimagesearch.support import script
 
 found = []
-script.run = lambda main, advice: found.append(gc.isenabled())
+original = builtins.__import__
+
+
+def note_import(name, globals=None, *rest):
+    # the first import of each script
+    if name == "argparse" and globals["__name__"] in ("elsewhere", "__main__"):
+        found.append(gc.isenabled())
+    return original(name, globals, *rest)
+
+
+builtins.__import__ = note_import
+script.run = lambda main, advice: None
 (name,) = sys.argv[1:]
 runpy.run_path(name, run_name="elsewhere")
-found.append(gc.isenabled())
 runpy.run_path(name, run_name="__main__")
 print(*found)
 """
