@@ -40,9 +40,9 @@ def get_dataloader(rootDir, transforms, bs, shuffle=True, trainedOn=None, numWor
     each pass; else in the order of the paths.
     trainedOn: what the network was trained on, if not on what config.py says; see read_weights().
     numWorkers: processes that load images (default: NUM_WORKERS, shared by the processes of a
-    machine). For training on a CPU, the workers of a loader that does not shuffle start here: later
-    changes of its dataset do not reach them. Raises UserError if the class folders are not those of
-    the network, or if the images are not the same for all processes.
+    machine). On a CPU, where they are forked, those of a loader that does not shuffle start here:
+    later changes of its dataset do not reach them. Raises UserError if the class folders are not
+    those of the network, or if the images are not the same for all processes.
     """
     source = "the weights have"
     if trainedOn is None:

@@ -76,7 +76,8 @@ def set_aside_run():
         return None
     move_run(found, moving)
     times = [os.path.getmtime(os.path.join(moving, name)) for name in os.listdir(moving)]
-    folder = os.path.join(output, time.strftime("run-%Y-%m-%d-%H%M%S", time.localtime(max(times))))
+    latest = time.localtime(max(times))
+    folder = os.path.join(output, time.strftime("run-%Y-%m-%d-%H%M%S", latest))
     while os.path.exists(folder):
         folder += "-again"
     files.retry(os.rename, moving, folder)

@@ -146,6 +146,8 @@ def check_same(name, items):
     for host, count, digest in all_gather(own):
         hosts[f"{count} images ({digest})"].add(host)
     if len(hosts) > 1:
-        places = [f"{images} on {', '.join(sorted(names))}" for images, names in hosts.items()]
+        places = []
+        for images, names in hosts.items():
+            places.append(f"{images} on {', '.join(sorted(names))}")
         advice = "copy the same images to all machines"
         raise UserError(f"{name} holds {' and '.join(places)}; {advice}")

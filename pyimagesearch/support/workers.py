@@ -28,8 +28,8 @@ def count_workers(numBatches):
 
 
 def start_workers(loader):
-    """Start the workers of a DataLoader before its first pass, where they are forked: during a
-    training they would share its memory, and it would have to give back what it keeps first.
+    """Start the workers of a DataLoader before its first pass, where they are forked. Forked during
+    training, they would share its memory, and it would first have to give back what it keeps.
 
     loader: has persistent workers, and a list for a sampler.
     """
